@@ -28,10 +28,27 @@ PEOPLE = tuple(
 STORY_PEOPLE = PEOPLE + tuple(
     Person(name, "She" if name in ("Mia", "Zoe", "Lena", "Tara") else "He") for name in wordmath.NAMES
 )
-OBJECTS = "apples pens books cups coins stones eggs cards balls hats flowers nuts fish cakes keys toys".split()
+OBJECTS = [
+    "apples",
+    "pens",
+    "books",
+    "cups",
+    "coins",
+    "stones",
+    "eggs",
+    "cards",
+    "balls",
+    "hats",
+    "flowers",
+    "nuts",
+    "fish",
+    "cakes",
+    "keys",
+    "toys",
+]
 STORY_OBJECTS = (*OBJECTS, *wordmath.OBJECTS)
-COLOURS = "big small red blue old new green round".split()
-MOODS = "happy sad tired glad calm proud".split()
+COLOURS = ["big", "small", "red", "blue", "old", "new", "green", "round"]
+MOODS = ["happy", "sad", "tired", "glad", "calm", "proud"]
 GAINS = ("gets", "wins", "makes", *wordmath.GAINS)
 LOSSES = ("loses", "eats", "gives", *wordmath.LOSSES)
 

@@ -50,7 +50,7 @@ def draw_window(tokenizer: PreTrainedTokenizerFast, window: int, *, warming_up: 
     """The token ids of the next `WINDOW` batches; a function of the window's number alone."""
     rng = random.Random(f"pretraining window {window}")
     texts = [document(rng, warming_up=warming_up) for _ in range(WINDOW * BATCH)]
-    rows = sorted((ids + [tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]), key=len)
+    rows = sorted(([*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]), key=len)
     batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     rng.shuffle(batches)
     return batches
@@ -74,7 +74,10 @@ def exact_match(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fam
     made = model.generate(**batch, max_new_tokens=10, do_sample=False)[:, batch["input_ids"].shape[1] :]
     model.train()
     texts = tokenizer.batch_decode(made, skip_special_tokens=True)
-    last = [(text.split("=")[-1].strip(), item.completion.split("=")[-1].strip()) for text, item in zip(texts, items)]
+    last = [
+        (text.split("=")[-1].strip(), item.completion.split("=")[-1].strip())
+        for text, item in zip(texts, items, strict=True)
+    ]
     return sum(made == gold for made, gold in last) / ITEMS
 
 
@@ -112,7 +115,12 @@ def train(steps: int, work: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
         optimizer.zero_grad()
         tokens += int((ids != pad).sum())
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-            row = {"step": step + 1, "tokens": tokens, "seconds": round(time.time() - began), "loss": round(loss.item(), 4)}
+            row = {
+                "step": step + 1,
+                "tokens": tokens,
+                "seconds": round(time.time() - began),
+                "loss": round(loss.item(), 4),
+            }
             for family in ("equations", "word problems"):
                 row[family] = exact_match(model, tokenizer, family)
             log.append(row)

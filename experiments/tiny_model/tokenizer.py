@@ -24,12 +24,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     Returns:
         A fast tokenizer that puts ``<bos>`` in front of every text.
     """
-    split = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(r"[0-9.,?!;:=+\-]"), "isolated"),
-        ]
-    )
+    split = pre_tokenizers.Sequence([
+        pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+        pre_tokenizers.Split(Regex(r"[0-9.,?!;:=+\-]"), "isolated"),
+    ])
     rng = random.Random(0)
     texts = [document(rng) for _ in range(SAMPLE_DOCUMENTS)]
     texts += [p.question + p.answer for p in draw_problems(4_000, split="train", seed=0)]

@@ -1,0 +1,1 @@
+"""Sources, prompts and tokenised examples."""

@@ -1,0 +1,20 @@
+"""The console script `spectral-ft COMMAND ...`: each command is one module of the package."""
+
+import importlib
+import sys
+
+COMMANDS = {"run": "the whole job: analyse, allocate, train, score", "analyze": "the spectral stage alone"}
+
+
+def main() -> None:
+    """Dispatch to the command."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        listed = "\n".join(f"  {name:<10}{about}" for name, about in COMMANDS.items())
+        print(f"usage: spectral-ft COMMAND [OPTIONS]; COMMAND --help tells its options\n\n{listed}")
+        sys.exit(0 if sys.argv[1:2] in (["-h"], ["--help"]) else 1)
+    command = sys.argv.pop(1)
+    importlib.import_module(f"spectral_ft.{command}").main()
+
+
+if __name__ == "__main__":
+    main()

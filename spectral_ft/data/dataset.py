@@ -1,0 +1,100 @@
+"""A data set of instructions, from the hub or from local files, as prompts and completions."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from spectral_ft.data.files import find_file, read_rows, to_items
+from spectral_ft.data.prompts import TEMPLATES
+from spectral_ft.data.rows import Item
+from spectral_ft.errors import ConfigError
+
+
+class Example(NamedTuple):
+    """One training example as text."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class HubSplit:
+    """Where the hub keeps the training rows."""
+
+    id: str
+    name: str | None
+    split: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Dataset:
+    """A file or hub data set and how it is prompted and cut."""
+
+    name: str
+    rows: Callable[[dict[str, Any]], Item]
+    prompt: Literal["alpaca", "question", "plain"]
+    hub: HubSplit | None
+    data_dir: str | None
+    files: list[str]
+    limit: Annotated[int, Field(ge=1)] | None
+    shuffle_seed: int | None
+    train_on_inputs: bool
+    max_length: Annotated[int, Field(ge=2)]
+    too_long: Literal["truncate", "drop", "error"]
+
+    def __post_init__(self) -> None:
+        """Check that there is a source.
+
+        Raises:
+            ConfigError: If neither a hub id nor a local folder is given.
+        """
+        if self.hub is None and self.data_dir is None:
+            raise ConfigError(f"dataset={self.name} has no source: give dataset.data_dir=FILE_OR_FOLDER.")
+
+    def check_source(self) -> None:
+        """Look for the local file without reading it.
+
+        Raises:
+            DataError: If it is missing.
+        """
+        if self.data_dir is not None:
+            find_file(Path(self.data_dir).expanduser(), self.files, option="dataset.data_dir")
+
+    def examples(self) -> list[Example]:
+        """The training examples.
+
+        Returns:
+            Prompts and completions, at most `limit`.
+
+        Raises:
+            DataError: If a file is missing, empty, truncated or without the expected columns.
+            HubError: If the hub is needed and cannot be reached.
+        """
+        items = self._items()
+        if self.shuffle_seed is not None:
+            random.Random(self.shuffle_seed).shuffle(items)
+        template = TEMPLATES[self.prompt]
+        return [_joined(template(item.instruction), item.completion) for item in items[: self.limit]]
+
+    def _items(self) -> list[Item]:
+        if self.data_dir is not None:
+            path = find_file(Path(self.data_dir).expanduser(), self.files, option="dataset.data_dir")
+            return to_items(read_rows(path), self.rows, source=str(path))
+        from spectral_ft.hub import download_rows
+
+        if self.hub is None:
+            raise ConfigError(f"dataset={self.name} has no source: give dataset.data_dir=FILE_OR_FOLDER.")
+        rows = download_rows(
+            self.hub.id, name=self.hub.name, split=self.hub.split, override="dataset.data_dir=FILE_OR_FOLDER"
+        )
+        return to_items(rows, self.rows, source=self.hub.id)
+
+
+def _joined(prompt: str, completion: str) -> Example:
+    # A space goes between prompt and completion where neither has one.
+    apart = prompt[-1:].isspace() or completion[:1].isspace()
+    return Example(prompt, completion if apart else f" {completion}")

@@ -1,0 +1,98 @@
+"""Rows of local files: JSON, JSON lines, with every fault named by file and line."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spectral_ft.data.rows import Item
+from spectral_ft.errors import DataError
+
+
+def find_file(folder: Path, names: Sequence[str], *, option: str) -> Path:
+    """The first of several file names that a folder holds.
+
+    Args:
+        folder: Folder, or already the file.
+        names: File names, in order of preference.
+        option: The option that gave the folder, for the error.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: If the folder or every file is missing.
+    """
+    if folder.is_file():
+        return folder
+    if not folder.is_dir():
+        raise DataError(f"{option}={folder} does not exist.")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise DataError(f"{option}={folder} holds none of {', '.join(names)}. It holds {there}.")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file.
+
+    Args:
+        path: `.jsonl` (one object a line) or `.json` (a list of objects).
+
+    Returns:
+        The objects.
+
+    Raises:
+        DataError: If the file is empty, truncated, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty.")
+    if path.suffix == ".jsonl":
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    raise DataError(f"{path}, line {number}: not a JSON object ({error}); is it truncated?") from error
+    else:
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON ({error}); is it truncated?") from error
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path} holds no list of objects.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: expected an object with columns, found {type(row).__name__}.")
+    return rows
+
+
+def to_items(rows: list[dict[str, Any]], convert: Callable[[dict[str, Any]], Item], *, source: str) -> list[Item]:
+    """Rows to items.
+
+    Args:
+        rows: The rows.
+        convert: One of `data/rows.py`.
+        source: File or hub id, for the error.
+
+    Returns:
+        One item a row.
+
+    Raises:
+        DataError: If a row lacks a column or holds something unexpected.
+    """
+    items = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            items.append(convert(row))
+        except KeyError as error:
+            raise DataError(f"{source}, row {number}: no column {error}; its columns are {', '.join(row)}.") from error
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataError(f"{source}, row {number}: unexpected content ({error}).") from error
+    return items

@@ -1,0 +1,138 @@
+"""One row of a public file to an item: what is asked, what is answered, what is right.
+
+Each function knows the raw form of its data set and the form of LLM-Adapters' copies
+(`instruction`, `input`, `output`, `answer`). A missing column raises KeyError, which the reader
+turns into a sentence with the file and the row.
+
+Sources of the forms: GSM8K (arXiv:2110.14168), AQuA-RAT (arXiv:1705.04146), MAWPS, BoolQ
+(arXiv:1905.10044) and their copies in LLM-Adapters (arXiv:2304.01933).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+
+
+class Item(NamedTuple):
+    """What every data set looks like from here on."""
+
+    instruction: str
+    completion: str
+    """What the model shall write."""
+    answer: str
+    """The part of it that is compared."""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """What a standard task of the harness needs beyond, by the names of its template."""
+
+
+def columns(row: Row, *, instruction: str, completion: str) -> Item:
+    """Any row, by the names of its columns.
+
+    Args:
+        row: The row.
+        instruction: Column with the prompt.
+        completion: Column with what the model shall answer.
+
+    Returns:
+        The item; its answer is the whole completion.
+    """
+    return Item(str(row[instruction]), str(row[completion]), str(row[completion]))
+
+
+def instruction(row: Row) -> Item:
+    """A row of LLM-Adapters' training files.
+
+    Args:
+        row: With instruction, output and maybe answer.
+
+    Returns:
+        The item.
+    """
+    asked = f"{row['instruction']}\n{row['input']}" if row.get("input") else row["instruction"]
+    return Item(asked, row["output"], str(row.get("answer", "")))
+
+
+def gsm8k(row: Row) -> Item:
+    """A grade-school problem.
+
+    Args:
+        row: With question and answer (`... #### N`), or LLM-Adapters' form.
+
+    Returns:
+        The item; its fields are what the harness's gsm8k template reads, where the row is raw.
+    """
+    if "instruction" in row:
+        return instruction(row)
+    worked = row["answer"]
+    final = worked.rpartition("#### ")[2].replace(",", "").strip()
+    return Item(row["question"], worked, final, {"question": row["question"], "answer": worked})
+
+
+def aqua(row: Row) -> Item:
+    """An algebra problem with five choices.
+
+    Args:
+        row: With question, options (`A)...`), rationale and correct, or LLM-Adapters' form.
+
+    Returns:
+        The item; its fields are query, choices and gold of the harness's agieval_aqua_rat template,
+        where the row is raw.
+    """
+    if "instruction" in row:
+        return instruction(row)
+    letters = [option[0] for option in row["options"]]
+    texts = [option[2:].strip() for option in row["options"]]
+    listed = " ".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+    asked = f"{row['question']} Answer Choices: {listed}"
+    query = (
+        f"Q: {row['question']} Answer Choices: "
+        + " ".join(f"({letter}){text}" for letter, text in zip(letters, texts, strict=True))
+        + "\nA: Among A through E, the answer is"
+    )
+    return Item(
+        asked,
+        f"{row['rationale']} The answer is ({row['correct']}).",
+        row["correct"],
+        {
+            "query": query,
+            "choices": [f"({letter}){text}" for letter, text in zip(letters, texts, strict=True)],
+            "gold": [letters.index(row["correct"])],
+        },
+    )
+
+
+def boolq(row: Row) -> Item:
+    """A yes/no question, without its passage, asked as LLM-Adapters asks it.
+
+    Args:
+        row: With question and answer (true or false), or LLM-Adapters' form.
+
+    Returns:
+        The item.
+    """
+    if "instruction" in row:
+        return instruction(row)
+    truth = "true" if row["answer"] else "false"
+    asked = (
+        f"Please answer the following question with true or false, question: {row['question']}?"
+        "\n\nAnswer format: true/false"
+    )
+    return Item(asked, f"the correct answer is {truth}", truth)
+
+
+def mawps(row: Row) -> Item:
+    """A short arithmetic problem.
+
+    Args:
+        row: With original_text, equation and ans, or LLM-Adapters' form.
+
+    Returns:
+        The item; its completion is the equation and the answer.
+    """
+    if "instruction" in row:
+        return instruction(row)
+    if "original_text" not in row:
+        return Item(row["Question"], f"The answer is {row['Answer']}.", str(row["Answer"]))
+    return Item(row["original_text"], f"{row['equation']} The answer is {row['ans']}.", str(row["ans"]))

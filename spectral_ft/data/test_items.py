@@ -1,0 +1,71 @@
+"""Test items of a task from local files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spectral_ft.data.files import find_file, read_rows, to_items
+from spectral_ft.data.rows import Item
+from spectral_ft.errors import DataError
+
+TEST_FILES = ("test.jsonl", "test.json")
+TRAIN_FILES = ("train.jsonl", "train.json")
+OPTION = "benchmark.data_dir"
+
+
+def local_file(folder: Path, names: Sequence[str]) -> Path:
+    """The test file of a task.
+
+    Args:
+        folder: With the test file, or with one folder a task.
+        names: The task's names there.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: If it is missing.
+    """
+    inner = next((folder / name for name in names if (folder / name).is_dir()), folder)
+    return find_file(inner, TEST_FILES, option=OPTION)
+
+
+def local_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, Any]], Item]) -> list[Item]:
+    """The test items of a task.
+
+    Args:
+        folder: With the test file, or with one folder a task.
+        names: The task's names there.
+        rows: One of `data/rows.py`.
+
+    Returns:
+        The items, in the file's order.
+
+    Raises:
+        DataError: If the file is missing, empty, truncated, without the expected columns, or an
+            item has no answer.
+    """
+    path = local_file(folder, names)
+    items = to_items(read_rows(path), rows, source=str(path))
+    for number, item in enumerate(items, start=1):
+        if not item.answer.strip():
+            raise DataError(f"{path}, row {number}: the answer is empty.")
+    return items
+
+
+def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, Any]], Item]) -> list[Item]:
+    """The training items beside a test file, for prompts with examples.
+
+    Args:
+        folder: With the test file, or with one folder a task.
+        names: The task's names there.
+        rows: One of `data/rows.py`.
+
+    Returns:
+        The items that have the harness's fields; none where there is no training file.
+    """
+    beside = local_file(folder, names).parent
+    path = next((beside / name for name in TRAIN_FILES if (beside / name).is_file()), None)
+    if path is None:
+        return []
+    return [item for item in to_items(read_rows(path), rows, source=str(path)) if item.fields]

@@ -1,0 +1,74 @@
+"""What all Hydra entries share: help, sentences instead of tracebacks, exit codes.
+
+Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: interrupted.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import hydra
+
+from spectral_ft.compose import CONF, explain, help_text, register
+from spectral_ft.errors import SpectralFTError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FULL = "HYDRA_FULL_ERROR"
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive the forks of data loaders
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "WANDB_SILENT": "true",
+}
+
+
+def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
+    """Compose the configuration from the command line and run the job; ends the process on errors.
+
+    Args:
+        job: What the entry does with a configuration.
+        name: Of the entry.
+    """
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    overrides = sys.argv[1:]
+    if {"-h", "--help"} & set(overrides):
+        print(help_text())
+        return
+    register()
+    wants_traceback = os.environ.get(FULL) == "1"
+    os.environ[FULL] = "1"  # Hydra would swallow the exception that is explained below
+    sys.argv[0] = name
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        sentence = _sentence(error, overrides)
+        if sentence is None:
+            traceback.print_exc()
+            sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
+    # The first explanation along the chain of causes.
+    while error is not None:
+        if isinstance(error, SpectralFTError):
+            return str(error)
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
+            return f"the disk is full ({error}). What was finished is kept: free some space and call the "
+                "same command again."
+        if isinstance(error, Exception) and (text := explain(error, overrides)):
+            return text
+        error = error.__cause__ or error.__context__
+    return None

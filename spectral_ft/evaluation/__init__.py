@@ -1,0 +1,1 @@
+"""Scores, through lm-eval-harness."""

@@ -1,0 +1,46 @@
+"""The options of the evaluation stage."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from spectral_ft.evaluation.task import Task
+from spectral_ft.types import Stage
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Benchmark:
+    """One task or several, and how they are scored."""
+
+    tasks: dict[str, Task]
+    data_dir: str | None
+    protocol: Literal["auto", "standard", "paper"]
+    limit: Count | None
+    num_fewshot: Annotated[int, Field(ge=0)] | None
+    batch_size: Count
+    stages: list[Stage]
+    cache: str | Literal[False]
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where base-model scores are shared by runs, or None."""
+        return Path(self.cache).expanduser() / "base_scores" if self.cache else None
+
+    def folder_of(self, task: Task, *, dataset: str, dataset_folder: str | None) -> Path | None:
+        """The local folder of a task.
+
+        Args:
+            task: One of `tasks`.
+            dataset: Name of the data set that is trained on.
+            dataset_folder: Its local folder, used where `data_dir` is not set and the data set is the task's own.
+
+        Returns:
+            The folder, or None for the hub.
+        """
+        if self.data_dir is not None:
+            return Path(self.data_dir).expanduser()
+        return Path(dataset_folder).expanduser() if dataset == task.name and dataset_folder else None

@@ -1,0 +1,145 @@
+"""The only caller of lm-eval: a model and prepared tasks in, scores and samples out."""
+
+import hashlib
+import importlib.metadata
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spectral_ft.errors import DataError
+from spectral_ft.evaluation.prepare import PreparedTask
+from spectral_ft.evaluation.records import TaskScores
+from spectral_ft.types import BenchmarkScore, Stage
+
+OWN_RULES = ("paper", "strict")
+"""Metrics of our task files that are rules of extraction, each an accuracy."""
+
+
+def harness_version() -> str:
+    """lm-eval's version.
+
+    Returns:
+        Such as 0.4.13.
+    """
+    return importlib.metadata.version("lm_eval")
+
+
+def score_task(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: PreparedTask,
+    *,
+    stage: Stage,
+    batch_size: int,
+    limit: int | None,
+    context: int | None,
+) -> TaskScores:
+    """Score a model on one task.
+
+    Args:
+        model: Causal language model, adapted or not.
+        tokenizer: Its tokenizer.
+        task: Prepared.
+        stage: Whether this is the base or the tuned model, for the record.
+        batch_size: Items at a time.
+        limit: Only the first so many items.
+        context: Most tokens the model takes; None leaves it to the harness.
+
+    Returns:
+        Scores and samples.
+
+    Raises:
+        DataError: If a prompt and its answer do not fit into the model's context.
+    """
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_defaults=False)
+    _check_lengths(manager, task, tokenizer, limit=limit, context=context)
+    results = simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context),
+        tasks=[str(task.file)],
+        task_manager=manager,
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    shutil.rmtree(task.file.parent / "arrow", ignore_errors=True)
+    return TaskScores(_scores(results, task, stage), _samples(results, task, stage))
+
+
+def _check_lengths(
+    manager: Any, task: PreparedTask, tokenizer: PreTrainedTokenizerBase, *, limit: int | None, context: int | None
+) -> None:
+    # The harness would cut a long prompt at its beginning and go on.
+    if context is None:
+        return
+    harness_task = next(iter(manager.load([str(task.file)])["tasks"].values()))
+    if harness_task.OUTPUT_TYPE != "generate_until":
+        return
+    room = int((harness_task.config.generation_kwargs or {}).get("max_gen_toks", 256))
+    harness_task.build_all_requests(limit=limit, rank=0, world_size=1)
+    for request in harness_task.instances:
+        length = len(tokenizer(request.args[0])["input_ids"])
+        if length + room > context:
+            raise DataError(
+                f"benchmark {task.name}, item {request.doc_id}: the prompt has {length} tokens and the answer may have "
+                f"{room}, together more than the model's context of {context}. "
+                "Use a model with a longer context, or fewer examples in the prompt (benchmark.num_fewshot)."
+            )
+
+
+def _scores(results: Any, task: PreparedTask, stage: Stage) -> tuple[BenchmarkScore, ...]:
+    numbers = results["results"][task.name]
+    scores = []
+    for key, value in numbers.items():
+        metric, _, rule = key.partition(",")
+        if not rule or metric.endswith("_stderr"):
+            continue
+        stderr = numbers.get(f"{metric}_stderr,{rule}")
+        own = metric in OWN_RULES
+        scores.append(
+            BenchmarkScore(
+                task=task.name,
+                metric="exact_match" if own else metric,
+                value=float(value),
+                stderr=float(stderr) if isinstance(stderr, float | int) else None,
+                n=int(results["n-samples"][task.name]["effective"]),
+                fewshot=int(results["n-shot"][task.name]),
+                extractor=metric if own else rule,
+                protocol=task.protocol,
+                stage=stage,
+                harness_version=harness_version(),
+            )
+        )
+    return tuple(scores)
+
+
+def _samples(results: Any, task: PreparedTask, stage: Stage) -> list[dict[str, Any]]:
+    rows = []
+    for sample in results["samples"][task.name]:
+        arguments: Sequence[Any] = (
+            next(iter(sample["arguments"].values())).values()
+            if isinstance(sample["arguments"], dict)
+            else sample["arguments"][0]
+        )
+        prompt = str(next(iter(arguments)))
+        generated = isinstance(sample["resps"][0][0], str)
+        rows.append({
+            "stage": stage,
+            "id": sample["doc_id"],
+            "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            "response": sample["resps"][0][0] if generated else None,
+            "log_likelihoods": None if generated else [float(choice[0][0]) for choice in sample["resps"]],
+            "extractor": sample["filter"],
+            "extracted": sample["filtered_resps"][0] if generated else None,
+            "gold": str(sample["target"]),
+            "metrics": {name: float(sample[name]) for name in sample["metrics"]},
+        })
+    return rows

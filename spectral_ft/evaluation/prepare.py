@@ -1,0 +1,108 @@
+"""Turn a task and its items into a task file that the harness, ours or a bare one, can run.
+
+A prepared task is `tasks/NAME.yaml` in the run folder, with absolute paths, since the harness
+resolves relative ones against the working directory.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spectral_ft.errors import DataError
+from spectral_ft.evaluation.task import Task, TaskProtocol, TestItem
+from spectral_ft.fingerprint import text_fingerprint
+from spectral_ft.storage import write_jsonl, write_text
+
+TEMPLATES = Path(__file__).parent / "tasks"
+Prompt = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task file and what is recorded of it."""
+
+    name: str
+    protocol: TaskProtocol
+    file: Path
+    fingerprint: str
+    """Of the task, its items and the harness task it includes."""
+
+
+def prepare(
+    task: Task,
+    items: Sequence[TestItem] | None,
+    *,
+    protocol: TaskProtocol,
+    prompt: Prompt,
+    fewshot_items: Sequence[TestItem],
+    num_fewshot: int | None,
+    folder: Path,
+) -> PreparedTask:
+    """Write a task file and its items.
+
+    Args:
+        task: The task.
+        items: Test items; None takes the harness's own from the hub.
+        protocol: One that the task has from this source.
+        prompt: Instruction to prompt, for our templates.
+        fewshot_items: Training items of the local folder, for few-shot prompts of `standard`.
+        num_fewshot: Examples in the prompt; None keeps the task's own number.
+        folder: Where to write.
+
+    Returns:
+        The prepared task.
+
+    Raises:
+        DataError: If few-shot examples are wanted and the local folder has none.
+    """
+    own = protocol in task.templates and items is not None
+    source = TEMPLATES / f"{task.templates[protocol]}.yaml" if own else _harness_tasks() / str(task.harness_task)
+    content: dict[str, Any] = {"include": str(source), "task": task.name, "tag": None}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if items is not None:
+        convert = (lambda i: {"prompt": prompt(i.instruction), "gold": i.answer}) if own else (lambda i: dict(i.fields))
+        rows["test"] = [{"id": number, **convert(item)} for number, item in enumerate(items)]
+        if not own:
+            wanted = _shots(source) if num_fewshot is None else num_fewshot
+            if wanted and len(fewshot_items) < wanted:
+                raise DataError(
+                    f"benchmark {task.name} with {wanted} examples in the prompt needs a train.jsonl beside its test "
+                    "file: add it, or set benchmark.num_fewshot=0."
+                )
+            if wanted:
+                rows["train"] = [dict(item.fields) for item in fewshot_items]
+            else:
+                content |= {"training_split": None, "fewshot_split": None}
+        files = {}
+        for split, lines in rows.items():
+            path = (folder / f"{task.name}.{split}.jsonl").absolute()
+            write_jsonl(path, lines)
+            files[split] = str(path)
+        content |= {
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": files, "cache_dir": str((folder / "arrow").absolute())},
+        }
+    if num_fewshot is not None:
+        content["num_fewshot"] = num_fewshot
+    file = (folder / f"{task.name}.yaml").absolute()
+    write_text(file, yaml.safe_dump(content, sort_keys=False))
+    parts = [source.read_text(), repr(sorted(rows.items())), repr(num_fewshot), task.name]
+    return PreparedTask(task.name, protocol, file, text_fingerprint("\n".join(parts)))
+
+
+def _harness_tasks() -> Path:
+    import lm_eval.tasks
+
+    return Path(str(lm_eval.tasks.__file__)).parent
+
+
+def _shots(task_file: Path) -> int:
+    # How many examples a harness task shows; its YAML has tags that only the harness can load.
+    for line in task_file.read_text().splitlines():
+        if line.startswith("num_fewshot:"):
+            return int(line.partition(":")[2])
+    return 0

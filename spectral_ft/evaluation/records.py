@@ -1,0 +1,102 @@
+"""Finished scores on disk: of this run, and of base models for all runs."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from spectral_ft.evaluation.prepare import PreparedTask
+from spectral_ft.fingerprint import text_fingerprint
+from spectral_ft.storage import read_json, write_json, write_jsonl
+from spectral_ft.types import BenchmarkScore, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TaskScores:
+    """All scores of one task, the leading one first, and every item."""
+
+    scores: tuple[BenchmarkScore, ...]
+    samples: list[dict[str, Any]]
+
+
+class ScoreFile:
+    """`scores.json` and `samples/`: grows by a task at a time, each time whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / "scores.json"
+
+    def scores(self) -> tuple[BenchmarkScore, ...]:
+        """Every finished score.
+
+        Returns:
+            Base before tuned, in the order of the tasks.
+        """
+        return read_json(self._path, tuple[BenchmarkScore, ...]) if self._path.exists() else ()
+
+    def holds(self, stage: Stage, task: str) -> bool:
+        """Whether a task is finished.
+
+        Args:
+            stage: Base or tuned.
+            task: Its name.
+
+        Returns:
+            True if its scores are there.
+        """
+        return any(score.stage == stage and score.task == task for score in self.scores())
+
+    def add(self, stage: Stage, finished: TaskScores) -> None:
+        """Keep a finished task: samples first, so that scores never stand without them.
+
+        Args:
+            stage: Base or tuned.
+            finished: Its scores and samples.
+        """
+        path = self._folder / "samples" / f"{finished.scores[0].task}.jsonl"
+        before = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        write_jsonl(path, [*(row for row in before if row["stage"] != stage), *finished.samples])
+        write_json(self._path, (*self.scores(), *finished.scores))
+
+
+class BaseScoreCache:
+    """Scores of unadapted models, by model, precision, task, items and limit."""
+
+    def __init__(self, folder: Path | None, *, model: str, precision: str) -> None:
+        self._folder = folder
+        self._key = f"{model} {precision}"
+
+    def fetch(
+        self, task: PreparedTask, *, limit: int | None, version: str, score: Callable[[], TaskScores]
+    ) -> TaskScores:
+        """The scores of a task, computed once.
+
+        Args:
+            task: Prepared.
+            limit: Items scored.
+            version: Of the harness.
+            score: Computes them.
+
+        Returns:
+            Scores and samples.
+        """
+        if self._folder is None:
+            return score()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{text_fingerprint(f'{self._key} {task.fingerprint} {limit} {version}')}.json"
+        with FileLock(path.with_suffix(".lock")):
+            if path.exists():
+                try:
+                    return TypeAdapter(TaskScores).validate_json(path.read_bytes())
+                except ValidationError:
+                    log.warning("cached base score of %s is damaged; it is made again: %s", task.name, path)
+            fresh = score()
+            write_json(path, fresh)
+            return fresh

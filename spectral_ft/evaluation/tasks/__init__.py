@@ -1,0 +1,1 @@
+"""Task files for the harness, and the functions that they call."""

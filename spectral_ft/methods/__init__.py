@@ -1,0 +1,1 @@
+"""What a method decides beyond ranks; most methods are YAML over `lora.py`."""

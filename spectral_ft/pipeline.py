@@ -1,0 +1,99 @@
+"""A run, stage by stage: the only file that knows the order.
+
+    checkpoint -> spectrum.parquet -> plan.json -> adapter/, train.json -> scores.json -> result.json
+
+Each stage leaves a file and is not done again where that file is, so a run that was cut goes on at
+the first unfinished stage when the same command is called again.
+"""
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from spectral_ft.experiment import Experiment
+from spectral_ft.identity import RECORD_FORMAT
+from spectral_ft.machine import describe_machine, git_commit, package_versions
+from spectral_ft.run_folder import claimed, mark_started
+from spectral_ft.stages.allocation import plan_allocation
+from spectral_ft.stages.evaluation import score_stages, source_tasks
+from spectral_ft.stages.spectrum import report_of_shapes, report_with_spectra
+from spectral_ft.stages.training import train_adapter
+from spectral_ft.storage import read_json, write_json
+from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
+
+log = logging.getLogger(__name__)
+
+
+def run(experiment: Experiment, folder: Path) -> RunResult:
+    """The whole job.
+
+    Args:
+        experiment: Its components.
+        folder: Where its files are; a finished run there is returned, a cut one is continued.
+
+    Returns:
+        The record, which is also `result.json`.
+
+    Raises:
+        RunError: If the folder is in use, or holds another run.
+    """
+    began = time.perf_counter()
+    finished = folder / "result.json"
+    with claimed(folder, experiment.run_id):
+        if finished.exists():
+            log.info("run %s is done already: nothing to do (remove %s to repeat it)", experiment.run_id, folder)
+            return read_json(finished, RunResult)
+        checkpoint = experiment.model.locate()
+        experiment.dataset.check_source()
+        tasks = source_tasks(experiment)
+        mark_started(folder, experiment.run_id, experiment.config)
+        log.info("run %s in %s", experiment.run_id, folder)
+
+        if experiment.rank_policy.reads_spectrum:
+            report = report_with_spectra(experiment.model.label, checkpoint, experiment.spectrum, folder)
+        else:
+            report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
+        plan = plan_allocation(experiment, checkpoint, report, folder)
+        tracker = experiment.tracking.open(run_id=experiment.run_id, config=experiment.config, folder=folder)
+        try:
+            outcome = train_adapter(experiment, checkpoint, plan, folder, tracker.log)
+            scores = score_stages(experiment, checkpoint, tasks, folder)
+            tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
+        finally:
+            tracker.close()
+        result = _record(experiment, plan, outcome, scores, seconds=time.perf_counter() - began)
+        write_json(finished, result)
+        return result
+
+
+def _record(
+    experiment: Experiment,
+    plan: AllocationPlan,
+    outcome: TrainOutcome,
+    scores: tuple[BenchmarkScore, ...],
+    *,
+    seconds: float,
+) -> RunResult:
+    counts = {
+        "adapted_matrices": len(plan.adapted),
+        "matrices": len(plan.allocations),
+        "trainable_parameters": plan.trainable_parameters,
+        "adapter_parameters": plan.adapter_parameters,
+        "base_parameters": plan.base_parameters,
+        "trainable_percent": plan.trainable_percent,
+    }
+    return RunResult(
+        run_id=experiment.run_id,
+        format=RECORD_FORMAT,
+        status="finished",
+        config=dict(experiment.config),
+        plan=counts,
+        train=asdict(outcome),
+        scores=scores,
+        versions=package_versions(),
+        git_commit=git_commit(),
+        seed=experiment.seed,
+        seconds=round(seconds, 2),
+        machine=describe_machine(),
+    )

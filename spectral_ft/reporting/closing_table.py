@@ -1,0 +1,110 @@
+"""What a command prints when it is done."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from spectral_ft.evaluation.intervals import wilson_interval
+from spectral_ft.types import BenchmarkScore, RunResult, SpectralReport
+
+SHOWN = ("snr", "alpha_hill", "num_spikes", "spectral_norm", "stable_rank", "effective_rank")
+ACCURACIES = ("exact_match", "acc", "acc_norm")
+
+
+def leading(scores: Sequence[BenchmarkScore]) -> dict[tuple[str, str], BenchmarkScore]:
+    """The first score of each task and stage, which is the one that counts.
+
+    Args:
+        scores: Of a run.
+
+    Returns:
+        (task, stage) to score.
+    """
+    found: dict[tuple[str, str], BenchmarkScore] = {}
+    for score in scores:
+        found.setdefault((score.task, score.stage), score)
+    return found
+
+
+def objective(result: RunResult) -> float | None:
+    """What a sweeper maximises.
+
+    Args:
+        result: A record.
+
+    Returns:
+        The mean over tasks of the leading score after training, or None where nothing was scored.
+    """
+    tuned = [score.value for (_, stage), score in leading(result.scores).items() if stage == "tuned"]
+    return sum(tuned) / len(tuned) if tuned else None
+
+
+def closing_table(result: RunResult, folder: Path) -> str:
+    """Scores before and after, and what they cost.
+
+    Args:
+        result: A record.
+        folder: Where it lies.
+
+    Returns:
+        Text for a terminal.
+    """
+    first = leading(result.scores)
+    table = Table(title=f"run {result.run_id}", title_justify="left")
+    for heading in ("task", "metric", "base", "fine-tuned", "items"):
+        table.add_column(heading, justify="left" if heading in {"task", "metric"} else "right")
+    for task in dict.fromkeys(score.task for score in result.scores):
+        shown = first.get((task, "tuned")) or first[task, "base"]
+        cells = [_cell(first.get((task, stage))) for stage in ("base", "tuned")]
+        table.add_row(task, f"{shown.metric} ({shown.extractor})", *cells, str(shown.n))
+    facts = Table.grid(padding=(0, 2))
+    if result.plan:
+        share = f"{result.plan['trainable_parameters']:,} ({result.plan['trainable_percent']:.2f} % of all)"
+        facts.add_row("trainable parameters", share)
+        facts.add_row("adapted matrices", f"{result.plan['adapted_matrices']} of {result.plan['matrices']}")
+    if result.train:
+        rate = f"{result.train['seconds']:.0f} for {result.train['steps']} steps"
+        facts.add_row("seconds of training", f"{rate}, {result.train['tokens_per_second']:,.0f} tokens/s")
+        facts.add_row("peak memory", f"{result.train['peak_memory_bytes'] / 2**30:.2f} GiB")
+    facts.add_row("seconds in all", f"{result.seconds:.0f}")
+    facts.add_row("record", str(folder / "result.json"))
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(table)
+        console.print(facts)
+    return capture.get()
+
+
+def _cell(score: BenchmarkScore | None) -> str:
+    if score is None:
+        return "-"
+    if score.metric not in ACCURACIES:
+        return f"{score.value:.3f}"
+    low, high = wilson_interval(score.value, score.n)
+    return f"{100 * score.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def spectrum_table(report: SpectralReport, folder: Path) -> str:
+    """The median of each metric by module type.
+
+    Args:
+        report: Of a model.
+        folder: Where it lies.
+
+    Returns:
+        Text for a terminal.
+    """
+    frame = report.frame()
+    table = Table(title=f"{report.model}: medians over {len(frame)} matrices by module type", title_justify="left")
+    for heading in ("type", "matrices", "shape", *SHOWN):
+        table.add_column(heading, justify="left" if heading == "type" else "right")
+    for kind, rows in frame.groupby("type", sort=False):
+        shape = f"{rows['rows'].iloc[0]} x {rows['cols'].iloc[0]}"
+        table.add_row(str(kind), str(len(rows)), shape, *(f"{rows[column].median():.4g}" for column in SHOWN))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+        console.print(f"table: {folder / 'spectrum.csv'}")
+    return capture.get()

@@ -1,0 +1,43 @@
+"""`python -m spectral_ft.run [overrides]`: the whole job; with `-m` a sweep."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+from spectral_ft.entry import hydra_entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: "DictConfig") -> float | None:
+    """One run.
+
+    Args:
+        config: As Hydra composed it.
+
+    Returns:
+        The objective for a sweeper: the mean over tasks of the leading score after training.
+    """
+    from spectral_ft.compose import build_experiment
+    from spectral_ft.pipeline import run
+    from spectral_ft.reporting.closing_table import closing_table, objective
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        result = run(build_experiment(config), folder)
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    print(closing_table(result, folder))
+    return objective(result)
+
+
+def main() -> None:
+    """The command."""
+    hydra_entry(job, name="run")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The root of the configuration: the keys that `conf/config.yaml` may have, typed.
+
+It stands first in the defaults list, so that a misspelt root key or a wrong type fails before
+anything loads. What stands below a group is checked by the component that the group names.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+GROUPS = (
+    "model",
+    "method",
+    "rank_policy",
+    "dataset",
+    "benchmark",
+    "spectrum",
+    "budget",
+    "grouping",
+    "quantization",
+    "training",
+    "tracking",
+)
+"""Groups whose choice is a component; `arm` and `experiment` only set others."""
+
+SHORTCUTS = ("arm", "experiment")
+"""Groups whose choice sets options of the others."""
+
+
+@dataclass
+class RunConfig:
+    """What a run is made of."""
+
+    model: Any
+    method: Any
+    rank_policy: Any
+    dataset: Any
+    benchmark: Any
+    spectrum: Any
+    budget: Any
+    grouping: Any
+    quantization: Any
+    training: Any
+    tracking: Any
+    seed: int

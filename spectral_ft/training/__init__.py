@@ -1,0 +1,1 @@
+"""Adapted model and examples to a trained adapter, over transformers.Trainer."""

@@ -1,0 +1,198 @@
+"""The nouns: one frozen dataclass per arrow between the stages.
+
+Each is validated when it is built, holds no model object and no device tensor, and has a file form
+(`storage.py`).
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+Side = Literal["reads", "writes", "unknown"]
+"""Whether a matrix reads the residual stream, writes it, or its architecture is not in the table."""
+
+Stage = Literal["base", "tuned"]
+"""Scores before training, or after it."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class MatrixShape:
+    """One linear weight of a block: what is known of it without its entries."""
+
+    name: str
+    """Module path, without `.weight`."""
+    type: str
+    """What all blocks have one of: `q_proj`, `attn.c_proj`."""
+    side: Side
+    block: Annotated[int, Field(ge=0)]
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """(d_out, d_in), whatever the orientation in the file."""
+
+    @property
+    def smaller_side(self) -> int:
+        """`m`, the largest possible rank."""
+        return min(self.shape)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MatrixSpectrum:
+    """A matrix, its singular values and what was computed from them."""
+
+    matrix: MatrixShape
+    singular_values: np.ndarray | None
+    """Descending float64, shape (min(d_out, d_in),); None where nothing asked for them."""
+    columns: dict[str, float | None]
+    """Metric columns; None where a metric means nothing for this matrix."""
+    reasons: dict[str, str] = Field(default_factory=dict)
+    """For each None in `columns`, why."""
+
+    def __post_init__(self) -> None:
+        """Check the singular values against the shape.
+
+        Raises:
+            ValueError: If their number, order, sign or finiteness is wrong.
+        """
+        s = self.singular_values
+        if s is None:
+            return
+        if s.shape != (self.matrix.smaller_side,):
+            raise ValueError(f"{self.matrix.name}: {s.shape} singular values for shape {self.matrix.shape}")
+        if not np.isfinite(s).all() or (s < 0).any() or (np.diff(s) > 0).any():
+            raise ValueError(f"{self.matrix.name}: singular values must be finite, non-negative and descending")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SpectralReport:
+    """What is known of every matrix of one checkpoint."""
+
+    model: str
+    fingerprint: str
+    """Of the weight files; empty for a report made from shapes alone."""
+    settings: dict[str, Any]
+    matrices: tuple[MatrixSpectrum, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """The report as a table.
+
+        Returns:
+            One row a matrix: name, type, side, block, rows, cols, then the metric columns (null
+            where a metric means nothing) and `reasons`, the explanation of the nulls.
+        """
+        return pd.DataFrame([
+            {
+                "name": spectrum.matrix.name,
+                "type": spectrum.matrix.type,
+                "side": spectrum.matrix.side,
+                "block": spectrum.matrix.block,
+                "rows": spectrum.matrix.shape[0],
+                "cols": spectrum.matrix.shape[1],
+                **spectrum.columns,
+                "reasons": "; ".join(f"{column}: {why}" for column, why in spectrum.reasons.items()),
+            }
+            for spectrum in self.matrices
+        ])
+
+
+@dataclass(frozen=True, config=STRICT)
+class MatrixAllocation:
+    """What one matrix gets."""
+
+    name: str
+    rank: Annotated[int, Field(ge=0)]
+    """0: frozen."""
+    lora_alpha: Annotated[float, Field(ge=0)]
+    """The update is scaled by lora_alpha / rank."""
+    lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    group: str | None = None
+    """Matrices of one group share an adapter."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AllocationPlan:
+    """What every matrix gets, and what that costs."""
+
+    allocations: tuple[MatrixAllocation, ...]
+    trainable_parameters: int
+    adapter_parameters: int
+    """Parameters that were added to the base, trained or not."""
+    base_parameters: int
+    """Parameters of the base model, tied ones once."""
+    trainable_percent: float = 0.0
+    """100 trainable / all parameters of the adapted model: the published tables' convention. Computed."""
+
+    def __post_init__(self) -> None:
+        """Compute the percentage, whatever a file says."""
+        percent = 100 * self.trainable_parameters / (self.base_parameters + self.adapter_parameters)
+        object.__setattr__(self, "trainable_percent", percent)
+
+    @property
+    def adapted(self) -> tuple[MatrixAllocation, ...]:
+        """The allocations that are not frozen."""
+        return tuple(allocation for allocation in self.allocations if allocation.rank)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainOutcome:
+    """What training left and what it cost."""
+
+    adapter: str | None
+    """Folder, relative to the run's."""
+    first_loss: float
+    final_loss: float
+    """Mean over the last tenth of the logged losses."""
+    steps: int
+    seconds: float
+    """In the training loop, over all resumptions."""
+    tokens: int
+    """Without padding."""
+    tokens_per_second: float
+    peak_memory_bytes: int
+    """Of the process; of the device where there is one."""
+    trainable_parameters: int
+    examples: int
+    truncated_examples: int
+    """Examples cut at the maximum length."""
+    dropped_examples: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class BenchmarkScore:
+    """One number on one task."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    """Items scored."""
+    fewshot: int
+    extractor: str
+    """Rule by which the answer was read from the response."""
+    protocol: str
+    stage: Stage
+    harness_version: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunResult:
+    """The record of a finished run."""
+
+    run_id: str
+    format: int
+    status: Literal["finished"]
+    config: dict[str, Any]
+    plan: dict[str, Any] | None
+    """The counts of the plan; None where nothing was trained."""
+    train: dict[str, Any] | None
+    scores: tuple[BenchmarkScore, ...]
+    versions: dict[str, str]
+    git_commit: str | None
+    seed: int
+    seconds: float
+    """Wall time of the call that finished it."""
+    machine: dict[str, Any]
