@@ -66,8 +66,10 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
         if isinstance(error, SpectralFTError):
             return str(error)
         if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
-            return f"the disk is full ({error}). What was finished is kept: free some space and call the "
-                "same command again."
+            return (
+                f"the disk is full ({error}). What was finished is kept: free some space and call the same "
+                "command again."
+            )
         if isinstance(error, Exception) and (text := explain(error, overrides)):
             return text
         error = error.__cause__ or error.__context__
