@@ -5,7 +5,7 @@ Only this file and the entries know Hydra.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def build_experiment(config: DictConfig) -> Experiment:
         ConfigError: If an option has a wrong type or value, or does not exist.
     """
     resolved = plain(config)
+    if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
+        raise ConfigError(f"{unknown[0]} is no option.{_nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
     components = {group: _component(group, config[group]) for group in GROUPS}
     return Experiment(run_id=run_id(resolved), seed=config.seed, config=resolved, **components)
 
@@ -118,44 +120,52 @@ def explain(error: Exception, overrides: list[str]) -> str | None:
         The sentence, or None where the error is not about options.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = [option for option in error.options or [] if not option.startswith("_")]
-        if group:
-            return f"{group}={choice} does not exist.{_nearest(choice, options)} There is {', '.join(options)}."
-        return f"{choice} does not exist among the configurations."
-    text = str(error)
+        return _unknown_choice(error.missing_cfg_file, error.options or [])
     if isinstance(error, ConfigCompositionException):
-        if match := re.search(r"Could not override '([^']+)'", text):
-            key = match[1].partition("@")[0]
-            known = _known_keys(overrides)
-            group = key.rpartition(".")[0]
-            beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group]
-            listed = f" {group or 'The top level'} has {', '.join(beside)}." if beside else ""
-            return f"{key} is no option.{_nearest(key, known)}{listed}"
-        return re.sub(r"\s+", " ", str(error.__cause__ or error))
+        if match := re.search(r"Could not override '([^']+)'", str(error)):
+            return _unknown_option(match[1].partition("@")[0], overrides)
+        if isinstance(error.__cause__, OmegaConfBaseException):
+            return explain(error.__cause__, overrides)
+        return re.sub(r"\s+", " ", str(error))
     if isinstance(error, OmegaConfBaseException):
-        return re.sub(r"\s+", " ", text)
+        key = f"{error.full_key}: " if error.full_key else ""
+        return key + str(error).partition("\n")[0]
     return None
+
+
+def _unknown_choice(file: str, options: Sequence[str]) -> str:
+    group, _, choice = file.rpartition("/")
+    known = [option for option in options if not option.startswith("_")]
+    return f"{group}={choice} does not exist.{_nearest(choice, known)} There is {', '.join(known)}."
+
+
+def _unknown_option(key: str, overrides: list[str]) -> str:
+    known = _known_keys(overrides)
+    group = key.rpartition(".")[0]
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group]
+    listed = f" {group or 'The top level'} has {', '.join(beside)}." if beside else ""
+    return f"{key} is no option.{_nearest(key, known)}{listed}"
 
 
 def _known_keys(overrides: list[str]) -> list[str]:
     # Every option under the group choices of a command line, in dots.
-    names = (*GROUPS, *SHORTCUTS)
-    choices = [item for item in overrides if item.partition("=")[0] in names and "," not in item]
+    choices = [item for item in overrides if item.partition("=")[0] in (*GROUPS, *SHORTCUTS) and "," not in item]
     for attempt in (choices, []):
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 config = compose("config", overrides=attempt)
-            return [*names, *_keys(config)]
+            return _keys(config)
         except (ConfigCompositionException, MissingConfigException):
             continue
-    return list(names)
+    return [*GROUPS, *SHORTCUTS]
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     found = []
     for key in map(str, config):
+        if key.startswith("_"):
+            continue
         found.append(f"{prefix}{key}")
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none():

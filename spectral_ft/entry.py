@@ -7,10 +7,13 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from spectral_ft.compose import CONF, explain, help_text, register
 from spectral_ft.errors import SpectralFTError
@@ -24,6 +27,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "WANDB_SILENT": "true",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -41,11 +45,21 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
         print(help_text())
         return
     register()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft|torch)")
     wants_traceback = os.environ.get(FULL) == "1"
     os.environ[FULL] = "1"  # Hydra would swallow the exception that is explained below
     sys.argv[0] = name
+
+    def guarded(config: "DictConfig") -> Any:
+        try:
+            return job(config)
+        except SpectralFTError as error:
+            if HydraConfig.get().mode == RunMode.RUN:
+                _fail(str(error))  # a sweep goes through Hydra, which tells the overrides of the failing job
+            raise
+
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
@@ -56,8 +70,12 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
         if sentence is None:
             traceback.print_exc()
             sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(1)
+        _fail(sentence)
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spectral_ft.errors import DataError
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.types import BenchmarkScore, Stage
@@ -56,43 +55,21 @@ def score_task(
         DataError: If a prompt and its answer do not fit into the model's context.
     """
     from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from spectral_ft.evaluation.language_model import CheckedModel
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_defaults=False)
-    _check_lengths(manager, task, tokenizer, limit=limit, context=context)
     results = simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=context),
+        model=CheckedModel(model, tokenizer, task=task.name, batch_size=batch_size, context=context),
         tasks=[str(task.file)],
-        task_manager=manager,
+        task_manager=TaskManager(include_defaults=False),
         limit=limit,
         bootstrap_iters=0,
         log_samples=True,
     )
     shutil.rmtree(task.file.parent / "arrow", ignore_errors=True)
     return TaskScores(_scores(results, task, stage), _samples(results, task, stage))
-
-
-def _check_lengths(
-    manager: Any, task: PreparedTask, tokenizer: PreTrainedTokenizerBase, *, limit: int | None, context: int | None
-) -> None:
-    # The harness would cut a long prompt at its beginning and go on.
-    if context is None:
-        return
-    harness_task = next(iter(manager.load([str(task.file)])["tasks"].values()))
-    if harness_task.OUTPUT_TYPE != "generate_until":
-        return
-    room = int((harness_task.config.generation_kwargs or {}).get("max_gen_toks", 256))
-    harness_task.build_all_requests(limit=limit, rank=0, world_size=1)
-    for request in harness_task.instances:
-        length = len(tokenizer(request.args[0])["input_ids"])
-        if length + room > context:
-            raise DataError(
-                f"benchmark {task.name}, item {request.doc_id}: the prompt has {length} tokens and the answer may have "
-                f"{room}, together more than the model's context of {context}. "
-                "Use a model with a longer context, or fewer examples in the prompt (benchmark.num_fewshot)."
-            )
 
 
 def _scores(results: Any, task: PreparedTask, stage: Stage) -> tuple[BenchmarkScore, ...]:

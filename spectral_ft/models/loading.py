@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from spectral_ft.errors import CheckpointError
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 log = logging.getLogger(__name__)
+disable_progress_bar()  # reading shards is quick; the bars of the stages are what a reader watches
 
 
 class Quantization(Protocol):

@@ -6,6 +6,7 @@ position in the data.
 Known gaps: learning-rate multipliers of a plan are not applied yet, and no policy sets them.
 """
 
+import json
 import logging
 import math
 import shutil
@@ -16,7 +17,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from spectral_ft.errors import DataError, SpectralFTError
 from spectral_ft.storage import replacing, write_json
@@ -85,6 +95,7 @@ def train(
         data_collator=collate,
     )
     watch = _Watch(log_row, done=_seconds_of(resume))
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     if resume:
         log.info("resuming the training at %s", resume.name)
@@ -169,22 +180,22 @@ def _arguments(settings: TrainingSettings, *, seed: int, folder: Path) -> Traini
         label_names=["labels"],
         include_num_input_tokens_seen="non_padding",
         report_to=[],
+        disable_tqdm=True,  # its bar prints every log line too; `_Watch` has one that does not
     )
 
 
 def _seconds_of(checkpoint: Path | None) -> float:
-    import json
-
     return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"]) if checkpoint else 0.0
 
 
 class _Watch(TrainerCallback):
-    """Passes the log on, stops at a loss that is no number, marks checkpoints as whole."""
+    """Shows progress, passes the log on, stops at a loss that is no number, marks checkpoints as whole."""
 
     def __init__(self, log_row: LogRow, *, done: float) -> None:
         self._log_row = log_row
         self._done = done
         self._began = time.perf_counter()
+        self._bar: tqdm[Any] | None = None
 
     @property
     def seconds(self) -> float:
@@ -193,8 +204,21 @@ class _Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        del args, state, control, kwargs
+        del args, control, kwargs
         self._began = time.perf_counter()
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", leave=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, control, kwargs
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, state, control, kwargs
+        if self._bar is not None:
+            self._bar.close()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, control
@@ -206,6 +230,8 @@ class _Watch(TrainerCallback):
                 f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, "
                 "or look for a broken example or weight."
             )
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
         row = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "seconds": round(self.seconds, 2)}
         self._log_row({**row, **{key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}})
 
