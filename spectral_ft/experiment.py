@@ -14,7 +14,6 @@ from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, Spe
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from spectral_ft.data.dataset import Example
@@ -70,11 +69,15 @@ class Method(Protocol):
         """Count what the allocations cost."""
         ...
 
-    def adapt(self, model: "PreTrainedModel", plan: AllocationPlan) -> "PeftModel":
+    def adapt(self, model: "PreTrainedModel", plan: AllocationPlan) -> "torch.nn.Module":
         """Put fresh adapters on a model."""
         ...
 
-    def reopen(self, model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    def save(self, model: "torch.nn.Module", folder: Path) -> None:
+        """Write what was trained."""
+        ...
+
+    def reopen(self, model: "PreTrainedModel", folder: Path) -> "torch.nn.Module":
         """Put trained adapters on a model."""
         ...
 

@@ -18,7 +18,7 @@ from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.evaluation import score_stages, source_tasks
 from spectral_ft.stages.spectrum import report_of_shapes, report_with_spectra
-from spectral_ft.stages.training import train_adapter
+from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
 
@@ -45,7 +45,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
             log.info("run %s is done already: nothing to do (remove %s to repeat it)", experiment.run_id, folder)
             return read_json(finished, RunResult)
         checkpoint = experiment.model.locate()
-        experiment.dataset.check_source()
+        check_data(experiment, checkpoint)
         tasks = source_tasks(experiment)
         mark_started(folder, experiment.run_id, experiment.config)
         log.info("run %s in %s", experiment.run_id, folder)

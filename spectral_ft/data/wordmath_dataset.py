@@ -36,15 +36,16 @@ class WordMath:
         return [Example(problem.question, problem.answer) for problem in problems]
 
 
-def test_items(*, count: int, data_seed: int) -> list[Item]:
-    """Test problems.
+def evaluation_items(*, count: int, data_seed: int, split: Literal["dev", "test"]) -> list[Item]:
+    """Problems to score a model on.
 
     Args:
         count: How many.
         data_seed: Seed of the draw.
+        split: `test`, or `dev` to choose settings by.
 
     Returns:
         Items whose answer is the number after `####`.
     """
-    problems = draw_problems(count, split="test", seed=data_seed)
+    problems = draw_problems(count, split=split, seed=data_seed)
     return [Item(problem.question, problem.answer, str(problem.result)) for problem in problems]

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
@@ -28,7 +28,7 @@ def harness_version() -> str:
 
 
 def score_task(
-    model: PreTrainedModel | PeftModel,
+    model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     task: PreparedTask,
     *,

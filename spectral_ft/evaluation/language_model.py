@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import torch
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.errors import DataError
 
@@ -17,7 +17,7 @@ class CheckedModel(HFLM):
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         *,
         task: str,

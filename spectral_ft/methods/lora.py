@@ -57,6 +57,15 @@ class Lora:
 
         return add_lora(model, plan, dropout=self.dropout)
 
+    def save(self, model: "PeftModel", folder: Path) -> None:
+        """Write the adapters, in the form that stock PEFT opens.
+
+        Args:
+            model: As `adapt` made it.
+            folder: Where to.
+        """
+        model.save_pretrained(str(folder))
+
     def reopen(self, model: "PreTrainedModel", folder: Path) -> "PeftModel":
         """Put trained adapters on a model.
 

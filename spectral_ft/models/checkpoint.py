@@ -53,6 +53,12 @@ class Checkpoint:
         """The architecture's name in `config.json`."""
         return str(self.config.get("model_type", "unknown"))
 
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens the model takes; None where `config.json` does not say."""
+        fields = {**self.config, **self.config.get("text_config", {})}
+        return next((int(fields[key]) for key in ("max_position_embeddings", "n_positions") if fields.get(key)), None)
+
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
         """Tensor name to its place."""

@@ -141,17 +141,3 @@ def count_parameters(folder: Path, *, trust_remote_code: bool) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def context_length(folder: Path, *, trust_remote_code: bool) -> int | None:
-    """The most tokens a model takes.
-
-    Args:
-        folder: Checkpoint.
-        trust_remote_code: Run code that comes with the checkpoint.
-
-    Returns:
-        The number, or None where the configuration does not say.
-    """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)

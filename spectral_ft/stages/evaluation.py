@@ -15,7 +15,7 @@ from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.types import BenchmarkScore, Stage
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from spectral_ft.evaluation.prepare import PreparedTask
@@ -151,7 +151,7 @@ class _Scorer:
         )
 
     @cached_property
-    def _tuned(self) -> "PeftModel":
+    def _tuned(self) -> "torch.nn.Module":
         return self._experiment.method.reopen(self._base, self._folder / "adapter")
 
     @cached_property
@@ -162,7 +162,6 @@ class _Scorer:
 
     def score(self, task: "PreparedTask", stage: Stage) -> "TaskScores":
         from spectral_ft.evaluation.harness import score_task
-        from spectral_ft.models.loading import context_length
 
         return score_task(
             self._base if stage == "base" else self._tuned,
@@ -171,5 +170,5 @@ class _Scorer:
             stage=stage,
             batch_size=self._experiment.benchmark.batch_size,
             limit=self._experiment.benchmark.limit,
-            context=context_length(self._checkpoint.folder, trust_remote_code=self._experiment.model.trust_remote_code),
+            context=self._checkpoint.context_length,
         )

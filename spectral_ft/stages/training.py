@@ -14,6 +14,25 @@ from spectral_ft.types import AllocationPlan, TrainOutcome
 log = logging.getLogger(__name__)
 
 
+def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """What can be said of the training data before anything heavy loads.
+
+    Args:
+        experiment: Its components.
+        checkpoint: The base.
+
+    Raises:
+        DataError: If local files are missing, or `dataset.max_length` is beyond the model's context.
+    """
+    dataset, context = experiment.dataset, checkpoint.context_length
+    dataset.check_source()
+    if context is not None and dataset.max_length > context:
+        raise DataError(
+            f"dataset.max_length={dataset.max_length} is beyond the context of {experiment.model.label}, which is "
+            f"{context} tokens: set dataset.max_length={context} or less."
+        )
+
+
 def train_adapter(
     experiment: Experiment,
     checkpoint: Checkpoint,
@@ -32,25 +51,16 @@ def train_adapter(
 
     Returns:
         What it left and what it cost.
-
-    Raises:
-        DataError: If `dataset.max_length` is beyond the model's context.
     """
     path = folder / "train.json"
     if path.exists():
         return read_json(path, TrainOutcome)
     from spectral_ft.data.tokenised import PaddedBatch, tokenise
-    from spectral_ft.models.loading import context_length, load_model, load_tokenizer
+    from spectral_ft.models.loading import load_model, load_tokenizer
     from spectral_ft.training.train import remove_checkpoints, seed_everything, train
 
     dataset, trust = experiment.dataset, experiment.model.trust_remote_code
     tokenizer = load_tokenizer(checkpoint.folder, trust_remote_code=trust)
-    context = context_length(checkpoint.folder, trust_remote_code=trust)
-    if context is not None and dataset.max_length > context:
-        raise DataError(
-            f"dataset.max_length={dataset.max_length} is beyond the context of {experiment.model.label}, which is "
-            f"{context} tokens: set dataset.max_length={context} or less."
-        )
     examples = tokenise(
         dataset.examples(),
         tokenizer,
@@ -65,13 +75,15 @@ def train_adapter(
         trust_remote_code=trust,
     )
     seed_everything(experiment.seed)
+    model = experiment.method.adapt(base, plan)
     outcome = train(
-        experiment.method.adapt(base, plan),
+        model,
         examples,
         PaddedBatch(int(tokenizer.pad_token_id)),
         experiment.training,
         seed=experiment.seed,
         folder=folder,
+        save=lambda into: experiment.method.save(model, into),
         log_row=log_row,
     )
     write_json(path, outcome)

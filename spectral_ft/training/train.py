@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import (
     PrinterCallback,
@@ -54,13 +53,14 @@ def seed_everything(seed: int) -> None:
 
 
 def train(
-    model: PeftModel,
+    model: torch.nn.Module,
     examples: Any,
     collate: Callable[[list[dict[str, list[int]]]], dict[str, torch.Tensor]],
     settings: TrainingSettings,
     *,
     seed: int,
     folder: Path,
+    save: Callable[[Path], None],
     log_row: LogRow,
 ) -> TrainOutcome:
     """Train the adapters and save them.
@@ -72,6 +72,7 @@ def train(
         settings: Steps, batch, optimizer, schedule.
         seed: Of the order of examples and of dropout.
         folder: The run's: `checkpoints/` while it trains, then `adapter/`.
+        save: Writes what was trained into a folder.
         log_row: Takes one row of the training log.
 
     Returns:
@@ -101,7 +102,7 @@ def train(
         log.info("resuming the training at %s", resume.name)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     with replacing(folder / "adapter") as part:
-        model.save_pretrained(str(part))
+        save(part)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     tail = losses[-max(1, len(losses) // 10) :]
     tokens = int(trainer.state.num_input_tokens_seen)

@@ -1,0 +1,50 @@
+# make help lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-slow test-real lint types ci format wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local-models]'
+	touch $@
+
+install: $(BIN)/.installed  ## make .venv with the pinned versions of constraints.txt
+
+run: install  ## the main job on the embedded model: analyse, allocate, fine-tune, evaluate
+	$(BIN)/python -m spectral_ft.run
+
+test: install  ## the default suite, under five minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-real: install  ## the tests on real checkpoints and data, where the folders exist
+	$(BIN)/python -m pytest -m real_model
+
+lint: install  ## ruff: style, docstrings, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## mypy
+	$(BIN)/mypy
+
+format: install  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ci: lint types test  ## what the CI runs
+
+wheel: install  ## build dist/*.whl, which carries conf/ and the embedded model
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove what was built; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

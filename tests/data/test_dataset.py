@@ -1,0 +1,124 @@
+"""Oracle: a file of three rows, prompted and cut by eye."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from spectral_ft.data import rows
+from spectral_ft.data.dataset import Dataset, HubSplit
+from spectral_ft.data.prompts import alpaca
+from spectral_ft.errors import ConfigError, DataError
+
+ROWS = [{"question": f"{n}?", "answer": f"It is {n}.\n#### {n}"} for n in range(20)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    return tmp_path
+
+
+def dataset(**options):
+    defaults = {
+        "name": "gsm8k",
+        "rows": rows.gsm8k,
+        "prompt": "question",
+        "hub": None,
+        "data_dir": None,
+        "files": ["train.jsonl", "train.json"],
+        "limit": None,
+        "shuffle_seed": None,
+        "train_on_inputs": False,
+        "max_length": 256,
+        "too_long": "truncate",
+    }
+    return Dataset(**defaults | options)
+
+
+def test_examples_are_prompts_and_completions_in_the_files_order(folder):
+    examples = dataset(data_dir=str(folder)).examples()
+    assert len(examples) == 20
+    assert examples[3] == ("Question: 3?\nAnswer:", " It is 3.\n#### 3")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [("alpaca", "It is 0.\n#### 0"), ("plain", " It is 0.\n#### 0")], ids=["alpaca", "plain"]
+)
+def test_exactly_one_space_parts_prompt_and_completion(folder, prompt, completion):
+    assert dataset(data_dir=str(folder), prompt=prompt).examples()[0].completion == completion
+
+
+def test_a_completion_with_its_own_space_gets_no_second_one(tmp_path):
+    (tmp_path / "train.json").write_text('[{"instruction": "2 and 2?", "output": "\\n4"}]')
+    own = dataset(data_dir=str(tmp_path), rows=rows.instruction, prompt="plain")
+    assert own.examples() == [("2 and 2?", "\n4")]
+
+
+def test_the_alpaca_prompt_is_the_template(folder):
+    assert dataset(data_dir=str(folder), prompt="alpaca").examples()[0].prompt == alpaca("0?")
+
+
+def test_a_shuffle_is_a_permutation_that_its_seed_repeats(folder):
+    plain = dataset(data_dir=str(folder)).examples()
+    one, again, other = (dataset(data_dir=str(folder), shuffle_seed=seed).examples() for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert one != plain
+    assert sorted(one) == sorted(plain)
+
+
+def test_the_limit_comes_after_the_shuffle(folder):
+    whole = dataset(data_dir=str(folder), shuffle_seed=1).examples()
+    assert dataset(data_dir=str(folder), shuffle_seed=1, limit=4).examples() == whole[:4]
+
+
+def test_a_limit_above_the_size_takes_all(folder):
+    assert len(dataset(data_dir=str(folder), limit=1000).examples()) == 20
+
+
+def test_a_data_set_needs_a_source():
+    with pytest.raises(ConfigError, match=r"dataset=gsm8k has no source: give dataset\.data_dir=FILE_OR_FOLDER"):
+        dataset()
+
+
+def test_a_missing_file_is_noticed_before_it_is_read(tmp_path, folder):
+    dataset(data_dir=str(folder)).check_source()
+    with pytest.raises(DataError, match=r"dataset\.data_dir=.*holds none of train\.csv"):
+        dataset(data_dir=str(folder), files=["train.csv"]).check_source()
+
+
+HUB = HubSplit(id="openai/gsm8k", name="main", split="train")
+
+
+def test_rows_of_the_hub_are_converted_alike(monkeypatch, folder):
+    asked = []
+    monkeypatch.setattr(
+        "spectral_ft.hub.download_rows", lambda *names, **options: asked.append((names, options)) or list(ROWS)
+    )
+    from_hub = dataset(hub=HUB)
+    from_hub.check_source()
+    assert from_hub.examples() == dataset(data_dir=str(folder)).examples()
+    ((names, options),) = asked
+    assert names == ("openai/gsm8k",)
+    assert (options["name"], options["split"]) == ("main", "train")
+
+
+def test_a_fault_in_the_hubs_rows_is_named_with_its_id(monkeypatch):
+    monkeypatch.setattr("spectral_ft.hub.download_rows", lambda *_, **__: [{"text": "t"}])
+    with pytest.raises(DataError, match="openai/gsm8k, row 1: no column 'answer'"):
+        dataset(hub=HUB).examples()
+
+
+def test_a_local_folder_wins_over_the_hub(monkeypatch, folder):
+    def refuse(*_, **__):
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr("spectral_ft.hub.download_rows", refuse)
+    assert len(dataset(hub=HUB, data_dir=str(folder)).examples()) == 20
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"prompt": "chat"}, {"max_length": 1}, {"too_long": "skip"}])
+def test_options_that_cannot_be_are_refused(folder, wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        dataset(data_dir=str(folder), **wrong)

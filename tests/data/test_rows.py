@@ -1,0 +1,100 @@
+"""Oracle: one row of each public form, read by eye."""
+
+import contextlib
+
+import pytest
+
+from spectral_ft.data import rows
+from spectral_ft.data.rows import Item
+
+ADAPTERS = {"instruction": "How many?", "input": "", "output": "Two and two. The answer is 4", "answer": "4"}
+AQUA = {
+    "question": "Half of 6?",
+    "options": ["A)3", "B) 2 km", "C)12", "D)0", "E)None"],
+    "rationale": "6 / 2 = 3.",
+    "correct": "B",
+}
+
+
+@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps])
+def test_every_data_set_has_the_copies_form(form):
+    assert form(ADAPTERS) == Item("How many?", "Two and two. The answer is 4", "4")
+
+
+def test_an_input_goes_below_the_instruction():
+    assert rows.instruction({"instruction": "Add.", "input": "2 and 2", "output": "4"}) == Item(
+        "Add.\n2 and 2", "4", ""
+    )
+
+
+def test_any_columns_can_be_named():
+    item = rows.columns({"q": "How many?", "a": 4}, instruction="q", completion="a")
+    assert item == Item("How many?", "4", "4")
+
+
+def test_gsm8ks_answer_is_the_number_after_the_mark():
+    row = {"question": "How many?", "answer": "He has 1000+200=<<1000+200=1200>>1200.\n#### 1,200"}
+    assert rows.gsm8k(row) == Item("How many?", row["answer"], "1200", row)
+
+
+@pytest.mark.xfail(strict=True, reason="without the mark, the whole text becomes the number")
+def test_a_gsm8k_row_without_its_mark_is_refused():
+    with pytest.raises(ValueError, match="####"):
+        rows.gsm8k({"question": "How many?", "answer": "He has 1,200."})
+
+
+def test_aquas_choices_are_listed_behind_the_question():
+    item = rows.aqua(AQUA)
+    assert item.instruction == "Half of 6? Answer Choices: (A) 3 (B) 2 km (C) 12 (D) 0 (E) None"
+    assert item.completion == "6 / 2 = 3. The answer is (B)."
+    assert item.answer == "B"
+
+
+def test_aquas_fields_are_those_of_the_harness():
+    assert rows.aqua(AQUA).fields == {
+        "query": "Q: Half of 6? Answer Choices: (A)3 (B)2 km (C)12 (D)0 (E)None\nA: Among A through E, the answer is",
+        "choices": ["(A)3", "(B)2 km", "(C)12", "(D)0", "(E)None"],
+        "gold": [1],
+    }
+
+
+def test_a_letter_that_is_no_choice_is_refused():
+    with pytest.raises(ValueError, match="not in list"):
+        rows.aqua(AQUA | {"correct": "F"})
+
+
+@pytest.mark.parametrize(("answer", "word"), [(True, "true"), (False, "false")])
+def test_boolq_is_asked_as_the_copies_ask_it(answer, word):
+    # the form of the first row of LLM-Adapters' boolq/test.json
+    assert rows.boolq({"question": "is the sky blue", "answer": answer, "passage": "..."}) == Item(
+        "Please answer the following question with true or false, question: is the sky blue?"
+        "\n\nAnswer format: true/false",
+        f"the correct answer is {word}",
+        word,
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="any non-empty string is taken for true")
+def test_a_truth_written_as_text_is_not_silently_true():
+    with contextlib.suppress(ValueError):  # a refusal is right as well
+        assert rows.boolq({"question": "is the sky green", "answer": "false"}).answer == "false"
+
+
+@pytest.mark.parametrize(
+    ("row", "item"),
+    [
+        (
+            {"original_text": "2 and 2?", "equation": "x=2+2", "ans": 4.0},
+            Item("2 and 2?", "x=2+2 The answer is 4.0.", "4.0"),
+        ),
+        ({"Question": "2 and 2?", "Answer": 4}, Item("2 and 2?", "The answer is 4.", "4")),
+    ],
+)
+def test_mawps_has_two_raw_forms(row, item):
+    assert rows.mawps(row) == item
+
+
+@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps])
+def test_a_missing_column_is_a_key_error(form):
+    with pytest.raises(KeyError):
+        form({"text": "unlabelled"})

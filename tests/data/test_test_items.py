@@ -1,0 +1,81 @@
+"""Oracle: small folders made here, and the published sizes and gold labels of public test files where they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectral_ft.data import rows, test_items
+from spectral_ft.errors import DataError
+
+PUBLIC = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write(path, *answers):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps({"question": "q", "answer": answer}) for answer in answers))
+
+
+def test_the_folder_itself_may_hold_the_file(tmp_path):
+    write(tmp_path / "test.jsonl", "#### 1", "#### 2")
+    assert [item.answer for item in test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)] == ["1", "2"]
+
+
+def test_a_folder_of_many_tasks_is_looked_through_by_name(tmp_path):
+    write(tmp_path / "test.jsonl", "#### 1")
+    write(tmp_path / "GSM8K" / "test.jsonl", "#### 2")
+    assert test_items.local_file(tmp_path, ["gsm8k", "GSM8K"]) == tmp_path / "GSM8K" / "test.jsonl"
+
+
+def test_a_missing_file_is_named_with_its_option(tmp_path):
+    with pytest.raises(DataError, match=r"benchmark\.data_dir=.* holds none of test\.jsonl, test\.json"):
+        test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
+
+
+def test_an_empty_answer_is_named_with_its_row(tmp_path):
+    write(tmp_path / "test.jsonl", "#### 1", "#### ")
+    with pytest.raises(DataError, match=r"test\.jsonl, row 2: the answer is empty"):
+        test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
+
+
+def test_examples_for_the_prompt_lie_beside_the_test_file(tmp_path):
+    write(tmp_path / "gsm8k" / "test.jsonl", "#### 1")
+    write(tmp_path / "gsm8k" / "train.jsonl", "#### 2", "#### 3")
+    found = test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+    assert [item.answer for item in found] == ["2", "3"]
+
+
+def test_without_a_training_file_there_are_no_examples(tmp_path):
+    write(tmp_path / "test.jsonl", "#### 1")
+    assert not test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+
+
+def test_examples_without_the_harness_s_fields_are_left_out(tmp_path):
+    write(tmp_path / "test.jsonl", "#### 1")
+    (tmp_path / "train.json").write_text('[{"instruction": "q", "output": "1", "answer": "1"}]')
+    assert not test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+
+
+def is_number(text):
+    float(text)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("folder", "convert", "count", "is_gold"),
+    [
+        ("gsm8k", rows.gsm8k, 1319, is_number),
+        ("aqua", rows.aqua, 254, set("ABCDE").__contains__),
+        ("llm_adapters/gsm8k", rows.gsm8k, 1319, is_number),
+        ("llm_adapters/SVAMP", rows.gsm8k, 1000, is_number),
+        ("llm_adapters/mawps", rows.mawps, 238, is_number),
+        ("llm_adapters/AQuA", rows.aqua, 254, set("ABCDE").__contains__),
+        ("llm_adapters/boolq", rows.boolq, 3270, {"true", "false"}.__contains__),
+    ],
+)
+def test_public_test_files_have_their_published_size_and_gold_labels(folder, convert, count, is_gold):
+    if not (PUBLIC / folder).is_dir():
+        pytest.skip(f"{folder} is not in ../shared/data")
+    items = test_items.local_items(PUBLIC / folder, [], convert)
+    assert len(items) == count
+    assert all(is_gold(item.answer) for item in items)

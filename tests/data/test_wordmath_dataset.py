@@ -1,0 +1,36 @@
+"""Oracle: the generator's own problems of the right split."""
+
+import pytest
+from pydantic import ValidationError
+
+from spectral_ft.data import wordmath_dataset
+from spectral_ft.data.wordmath import draw_problems
+
+
+def wordmath(**options):
+    defaults = {"limit": 20, "data_seed": 3, "train_on_inputs": False, "max_length": 64, "too_long": "error"}
+    return wordmath_dataset.WordMath(name="wordmath", **defaults | options)
+
+
+def test_examples_are_training_problems():
+    problems = draw_problems(20, split="train", seed=3)
+    assert wordmath().examples() == [(problem.question, problem.answer) for problem in problems]
+
+
+def test_items_are_test_problems_whose_answer_is_the_number():
+    problems = draw_problems(5, split="test", seed=3)
+    items = wordmath_dataset.test_items(count=5, data_seed=3)
+    assert [(item.instruction, item.completion, item.answer) for item in items] == [
+        (problem.question, problem.answer, str(problem.result)) for problem in problems
+    ]
+
+
+def test_there_is_no_file_to_look_for():
+    assert wordmath().data_dir is None
+    wordmath().check_source()
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": None}, {"max_length": 1}, {"too_long": "skip"}])
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        wordmath(**wrong)

@@ -1,0 +1,260 @@
+"""Whatever a user gets wrong: one sentence with the name and the number, exit code 1, nothing half-written."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spectral_ft import storage
+from tests.conftest import EMBEDDED, QUICK, Called, edit_json
+
+Command = Callable[..., Called]
+SHORT = (*QUICK, "training.max_steps=2", "benchmark.limit=2")
+
+
+def refused(called: Called, *words: str) -> None:
+    """The command failed with one sentence that holds these words, and left no traceback."""
+    assert called.code == 1
+    sentences = [line for line in called.err.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1, called.err
+    assert "Traceback" not in called.err
+    for word in words:
+        assert word in sentences[0], sentences[0]
+
+
+OPTIONS = {
+    "an unknown choice": (["method=spectraqlroa"], ["spectraqlroa", "Did you mean spectraqlora?"]),
+    "an unknown choice of another group": (["quantization=nf5"], ["nf5", "Did you mean nf4?"]),
+    "a misspelt option": (["training.learning_rte=1"], ["training.learning_rte", "training.learning_rate"]),
+    "a misspelt group": (["modell=tiny"], ["modell", "Did you mean model"]),
+    "an option of another policy": (["rank_policy.top_fraction=0.5"], ["rank_policy.top_fraction", "has rank"]),
+    "a new root option": (["+sede=1"], ["sede", "Did you mean seed?"]),
+    "a new option of a group": (["+training.foo=1"], ["training.foo", "is no option"]),
+    "a fraction above one": (["rank_policy=snr_top", "rank_policy.top_fraction=1.5"], ["top_fraction=1.5", "1"]),
+    "a fraction of zero": (["rank_policy=snr_top", "rank_policy.top_fraction=0.0"], ["top_fraction=0.0", "0"]),
+    "a batch that does not divide": (["training.micro_batch_size=3"], ["batch_size=16", "micro_batch_size=3"]),
+    "a model without a source": (["model=hf"], ["model.id", "model.path"]),
+    "data without a source": (["dataset=jsonl"], ["jsonl", "dataset.data_dir"]),
+    "a protocol that does not exist": (["benchmark.protocol=paper"], ["wordmath", "paper"]),
+    "a regex for the spectrum that leaves nothing": (["spectrum.include=zzz"], ["zzz", "28"]),
+}
+WRONG_TYPES = [
+    "seed=one",
+    "model.trust_remote_code=7",
+    "method.dropout=much",
+    "rank_policy.rank=8.5",
+    "dataset.limit=many",
+    "benchmark.batch_size=none",
+    "spectrum.workers=all",
+    "budget.kind=3",
+    "training.max_steps=abc",
+    "tracking.mode=maybe",
+]
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_a_wrong_option_is_named(case: str, command: Command) -> None:
+    overrides, words = OPTIONS[case]
+    refused(command(*overrides), *words)
+    assert not list(Path("runs").glob("*/*")) or case.startswith("a regex")
+
+
+@pytest.mark.parametrize("override", WRONG_TYPES)
+def test_a_wrong_type_is_named_before_anything_loads(override: str, command: Command) -> None:
+    option, _, value = override.partition("=")
+    refused(command(override), option, value)
+    assert not list(Path("runs").glob("*"))
+
+
+def test_a_wrong_type_of_a_quantization(command: Command) -> None:
+    refused(command("quantization=nf4", "quantization.double_quantization=3"), "double_quantization=3")
+
+
+def test_a_rank_above_the_smaller_side(command: Command) -> None:
+    refused(command("rank_policy.rank=193"), "rank=193", "(192, 512)", "at most 192")
+
+
+def test_target_modules_that_match_nothing(command: Command) -> None:
+    refused(command("rank_policy.target_modules=[q_prj]"), "q_prj", "q_proj", "28")
+
+
+def test_a_missing_model_folder(command: Command) -> None:
+    refused(command("model.path=/no/such/folder"), "model.path=/no/such/folder", "does not exist")
+
+
+def test_a_folder_without_a_checkpoint(command: Command, tmp_path: Path) -> None:
+    refused(command(f"model.path={tmp_path}"), "config.json is missing")
+
+
+def test_a_checkpoint_without_weights(command: Command, checkpoint_copy: Path) -> None:
+    (checkpoint_copy / "model.safetensors").unlink()
+    refused(command(f"model.path={checkpoint_copy}"), "no .safetensors file")
+
+
+def test_a_truncated_checkpoint(command: Command, checkpoint_copy: Path) -> None:
+    whole = (checkpoint_copy / "model.safetensors").read_bytes()
+    (checkpoint_copy / "model.safetensors").write_bytes(whole[:-1000])
+    refused(command(f"model.path={checkpoint_copy}"), "truncated", str(len(whole)))
+
+
+def test_an_unreachable_hub(command: Command) -> None:
+    refused(command("model=gpt2"), "openai-community/gpt2", "cannot be reached", "model.path=FOLDER")
+
+
+def test_a_gated_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    def gated(*_: object, **__: object) -> None:
+        raise GatedRepoError("gated", response=httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
+    refused(command("model=llama2-7b"), "meta-llama/Llama-2-7b-hf is gated", "accept its licence", "model.path=FOLDER")
+
+
+def test_an_unreachable_data_hub(command: Command) -> None:
+    refused(command("dataset=gsm8k", "dataset.max_length=128"), "openai/gsm8k", "dataset.data_dir=FILE_OR_FOLDER")
+
+
+def test_a_tokenizer_of_another_model(command: Command, checkpoint_copy: Path) -> None:
+    edit_json(checkpoint_copy / "config.json", vocab_size=100)
+    refused(command(f"model.path={checkpoint_copy}"), "ids up to 165", "ends at 99")
+
+
+@pytest.mark.parametrize("policy", ["uniform", "snr_top"])
+def test_a_weight_that_is_no_number(policy: str, command: Command, checkpoint_copy: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(checkpoint_copy / "model.safetensors")
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, checkpoint_copy / "model.safetensors", metadata={"format": "pt"})
+    refused(command(f"model.path={checkpoint_copy}", f"rank_policy={policy}", *SHORT), name, "NaN")
+
+
+DATA = {
+    "missing": (None, ["does not exist"]),
+    "empty": ("", ["is empty"]),
+    "truncated": ('{"instruction": "a", "output": "b"}\n{"instr', ["line 2", "truncated"]),
+    "without the columns": ('{"question": "a", "output": "b"}\n', ["row 1", "'instruction'", "question, output"]),
+    "not of objects": ("[1]\n", ["row 1", "list"]),
+    "too long": (json.dumps({"instruction": "1 " * 70, "output": " 2"}) + "\n", ["example 1", "max_length=128"]),
+    "smaller than a batch": ('{"instruction": "1", "output": " 2"}\n', ["1 training examples", "batch_size=16"]),
+    "cut before every completion": (None, ["nothing to learn from"]),
+}
+
+
+@pytest.mark.parametrize("fault", DATA)
+def test_a_data_file_that_cannot_be_used(fault: str, command: Command, tmp_path: Path) -> None:
+    text, words = DATA[fault]
+    path = tmp_path / "data.jsonl"
+    options = ["dataset.max_length=128", "dataset.too_long=error"]
+    if fault == "cut before every completion":
+        text = json.dumps({"instruction": "1 " * 20, "output": " 2"}) + "\n"
+        text, options = text * 20, ["dataset.max_length=16"]
+    if text is not None:
+        path.write_text(text)
+    refused(command("dataset=jsonl", f"dataset.data_dir={path}", *options), *words)
+
+
+def test_a_length_beyond_the_context(command: Command) -> None:
+    refused(command("dataset.max_length=129"), "dataset.max_length=129", "128")
+
+
+def test_a_prompt_beyond_the_context(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "test.json").write_text(
+        json.dumps([{"instruction": "1 " * 70, "input": "", "output": "", "answer": "1"}])
+    )
+    options = ("benchmark=gsm8k", f"benchmark.data_dir={tmp_path}", *SHORT)
+    refused(command(*options), "gsm8k, item 0", "128")
+
+
+def test_a_benchmark_file_without_answers(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "test.json").write_text(json.dumps([{"instruction": "1", "input": "", "output": "", "answer": ""}]))
+    refused(command("benchmark=gsm8k", f"benchmark.data_dir={tmp_path}"), "row 1", "answer is empty")
+
+
+def test_a_damaged_cache_entry_is_made_again_with_a_warning(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spectral_ft import analyze
+    from tests.conftest import call_entry
+
+    cache = tmp_path / "cache"
+    one, two = tmp_path / "one", tmp_path / "two"
+    arguments = (f"spectrum.cache={cache}", "tracking.mode=disabled")
+    assert call_entry(analyze.main, *arguments, f"hydra.run.dir={one}") == 0
+    entry = sorted(cache.rglob("*.npz"))[3]
+    entry.write_bytes(entry.read_bytes()[:-40])
+    called = command(*arguments, *SHORT, "rank_policy=snr_top", f"hydra.run.dir={two}")
+    assert called.code == 0
+    assert f"cache entry of {entry.stem} is damaged" in called.err
+    assert "27 of them from the cache" in called.err
+    a, b = (storage.read_report(folder / "spectrum.parquet") for folder in (one, two))
+    assert a.frame().equals(b.frame())
+
+
+def test_two_processes_on_one_run(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    held, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with filelock.FileLock(folder / ".lock", thread_local=False):
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait(10)
+    try:
+        refused(command(f"hydra.run.dir={folder}"), "another process", str(folder))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if Path(target).name == "train.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        refused(command(f"hydra.run.dir={folder}", *SHORT), "the disk is full", "train.json", "same command")
+    left = {path.name for path in folder.iterdir()}
+    assert {"plan.json", "adapter"} <= left and "train.json" not in left
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".part")]
+    assert command(f"hydra.run.dir={folder}", *SHORT).code == 0
+
+
+def test_an_edited_record_is_named(command: Command, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert command(f"hydra.run.dir={folder}", *SHORT).code == 0
+    (folder / "result.json").unlink()
+    edit_json(folder / "plan.json", trainable_parameters="many")
+    refused(command(f"hydra.run.dir={folder}", *SHORT), "plan.json", "trainable_parameters")
+
+
+def test_a_loss_that_is_no_number(command: Command) -> None:
+    options = ("training.learning_rate=1.0e+30", "training.max_steps=30", "training.warmup_steps=0", "dataset.limit=64")
+    refused(command(*options, "training.logging_steps=1", "benchmark.limit=2"), "training loss is nan", "step")
+
+
+def test_the_embedded_model_is_what_its_card_says() -> None:
+    tensors = load_file(EMBEDDED / "model.safetensors")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
+    assert sum(tensor.numel() for tensor in tensors.values()) == 1_803_072
+    assert (EMBEDDED / "model.safetensors").stat().st_size < 8_000_000

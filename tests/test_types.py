@@ -1,0 +1,64 @@
+"""Oracle: what a value must refuse, and percentages by hand."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, MatrixSpectrum
+from tests.oracles import matrix, report
+
+
+def spectrum(values, shape=(3, 5)):
+    return MatrixSpectrum(matrix=matrix("0.q_proj", shape), singular_values=values, columns={})
+
+
+def test_as_many_singular_values_as_the_smaller_side():
+    assert spectrum(np.array([3.0, 2.0, 0.0])).singular_values.shape == (3,)
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.q_proj: \(2,\) singular values for shape \(3, 5\)"):
+        spectrum(np.array([3.0, 2.0]))
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], [2.0, 1.0, -1.0], [np.nan, 1.0, 0.0], [np.inf, 1.0, 0.0]])
+def test_singular_values_are_finite_nonnegative_and_descending(values):
+    with pytest.raises(ValueError, match="must be finite, non-negative and descending"):
+        spectrum(np.array(values))
+
+
+@pytest.mark.parametrize("wrong", [{"block": -1}, {"shape": (0, 3)}, {"shape": (3,)}, {"side": "both"}, {"layer": 1}])
+def test_a_matrix_that_cannot_be_is_refused(wrong):
+    right = {"name": "w", "type": "w", "side": "reads", "block": 0, "shape": (2, 3)}
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        MatrixShape(**right | wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": -1}, {"lora_alpha": -1.0}, {"lr_multiplier": 0.0}])
+def test_an_allocation_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        MatrixAllocation(**{"name": "w", "rank": 1, "lora_alpha": 1.0} | wrong)
+
+
+def test_the_percentage_is_of_the_adapted_model_whatever_is_said():
+    counts = {"trainable_parameters": 5, "adapter_parameters": 10, "base_parameters": 90}
+    assert AllocationPlan(allocations=(), **counts).trainable_percent == 5
+    assert AllocationPlan(allocations=(), **counts, trainable_percent=99.0).trainable_percent == 5
+
+
+def test_the_adapted_matrices_are_those_with_a_rank():
+    frozen, adapted = (MatrixAllocation(name=f"w{rank}", rank=rank, lora_alpha=1.0) for rank in (0, 2))
+    plan = AllocationPlan(
+        allocations=(frozen, adapted), trainable_parameters=1, adapter_parameters=1, base_parameters=1
+    )
+    assert plan.adapted == (adapted,)
+
+
+def test_a_value_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        matrix("0.q_proj").block = 3
+
+
+def test_a_table_has_a_row_a_matrix_and_explains_its_nulls():
+    frame = report({"0.q_proj": 0.5, "3.up_proj": None}, shape=(4, 6)).frame()
+    assert frame.drop(columns=["name", "side"]).fillna(-1).to_dict("records") == [
+        {"type": "q_proj", "block": 0, "rows": 4, "cols": 6, "snr": 0.5, "reasons": ""},
+        {"type": "up_proj", "block": 3, "rows": 4, "cols": 6, "snr": -1, "reasons": "snr: made null here"},
+    ]
