@@ -186,8 +186,9 @@ def help_text() -> str:
         "separated by commas make a sweep. Without arguments: the embedded model, in two minutes.",
         "",
     ]
+    about = dict(re.findall(r"^  - (\w+): \S+ +# (.*)$", (CONF / "config.yaml").read_text(), flags=re.M))
     for group in (*GROUPS, *SHORTCUTS):
-        lines += [f"{group}=", *_choices(CONF / group), ""]
+        lines += [f"{group}=   {about[group]}", *_choices(CONF / group), ""]
     lines += ["Options (GROUP.OPTION=VALUE; those of the default choices, others are in conf/)", ""]
     lines += ["  seed=0                      of adapter initialisation, order of examples and dropout"]
     for group in GROUPS:
@@ -207,12 +208,12 @@ def _choices(folder: Path) -> list[str]:
 
 
 def _options(group: str) -> list[str]:
-    rows = []
+    rows: list[str] = []
     files = [file for file in sorted((CONF / group).glob("*.yaml")) if file.name.startswith("_")]
     for file in files or sorted((CONF / group).glob("*.yaml")):
-        for line in file.read_text().splitlines():
-            if match := re.fullmatch(r"(\w+): *(.*?) +# (.*)", line):
-                row = f"  {f'{group}.{match[1]}={match[2]}':<44}  {match[3]}"
-                if row not in rows:
-                    rows.append(row)
+        text = re.sub(r"\n +# ", " ", file.read_text())  # a comment may go on in the next line
+        for option, value, about in re.findall(r"^(\w+): *(.*?) +# (.*)$", text, flags=re.M):
+            row = f"  {f'{group}.{option}={value}':<44}  {about}"
+            if row not in rows:
+                rows.append(row)
     return rows

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from spectral_ft.errors import ConfigError
@@ -59,7 +60,8 @@ def file_fingerprint(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    write_json(memo, {**seen, "digest": digest.hexdigest()})
+    with suppress(OSError):  # a memory that cannot be written is no memory, and no fault
+        write_json(memo, {**seen, "digest": digest.hexdigest()})
     return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from spectral_ft.errors import RunError
 from spectral_ft.types import MatrixShape, MatrixSpectrum, SpectralReport
@@ -65,9 +66,16 @@ def write_json(path: Path, value: Any) -> None:
     Args:
         path: File.
         value: A pydantic dataclass, or dicts, lists, strings and numbers.
+
+    Raises:
+        RunError: If a number is NaN or infinite.
     """
-    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
-    write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    plain = to_jsonable_python(value, inf_nan_mode="constants")
+    try:
+        text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise RunError(f"{path} would hold a number that JSON has no form for (NaN or infinite): {error}.") from error
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, kind: type[T]) -> T:

@@ -17,6 +17,8 @@ Scope = Literal["per_type", "global"]
 Rank = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+ROUNDING = 1e-9
+"""0.7 of 90 is 62.99999999999999 in floating point, and 63."""
 Block = Annotated[int, Field(ge=0)]
 
 
@@ -46,7 +48,8 @@ def candidates(report: SpectralReport, *, target_modules: Targets, lowest_block:
             ) from error
         matching = [spectrum for spectrum in report.matrices if pattern.fullmatch(spectrum.matrix.name)]
     else:
-        matching = [spectrum for spectrum in report.matrices if spectrum.matrix.type in target_modules]
+        unknown = sorted(set(target_modules) - {spectrum.matrix.type for spectrum in report.matrices})
+        matching = [] if unknown else [s for s in report.matrices if s.matrix.type in target_modules]
     kept = [spectrum for spectrum in matching if spectrum.matrix.block >= lowest_block]
     if not kept:
         types = sorted({spectrum.matrix.type for spectrum in report.matrices})
@@ -91,7 +94,7 @@ def top(spectra: Sequence[MatrixSpectrum], *, column: str, fraction: float, scop
     return {
         name
         for members in scopes.values()
-        for _, name in sorted(members)[: max(1, math.floor(fraction * len(members)))]
+        for _, name in sorted(members)[: max(1, math.floor(fraction * len(members) + ROUNDING))]
     }
 
 

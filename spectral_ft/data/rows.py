@@ -62,11 +62,17 @@ def gsm8k(row: Row) -> Item:
 
     Returns:
         The item; its fields are what the harness's gsm8k template reads, where the row is raw.
+
+    Raises:
+        ValueError: If the answer does not end in `#### N`.
     """
     if "instruction" in row:
         return instruction(row)
     worked = row["answer"]
-    final = worked.rpartition("#### ")[2].replace(",", "").strip()
+    _, mark, final = worked.rpartition("####")
+    if not mark:
+        raise ValueError("the answer has no '####' before its number")
+    final = final.replace(",", "").strip()
     return Item(row["question"], worked, final, {"question": row["question"], "answer": worked})
 
 
@@ -111,9 +117,14 @@ def boolq(row: Row) -> Item:
 
     Returns:
         The item.
+
+    Raises:
+        ValueError: If the answer is no truth value.
     """
     if "instruction" in row:
         return instruction(row)
+    if not isinstance(row["answer"], bool):
+        raise ValueError(f"the answer is {row['answer']!r}, neither true nor false")
     truth = "true" if row["answer"] else "false"
     asked = (
         f"Please answer the following question with true or false, question: {row['question']}?"

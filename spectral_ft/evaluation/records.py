@@ -61,7 +61,9 @@ class ScoreFile:
             finished: Its scores and samples.
         """
         path = self._folder / "samples" / f"{finished.scores[0].task}.jsonl"
-        before = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        before = (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
+        )
         write_jsonl(path, [*(row for row in before if row["stage"] != stage), *finished.samples])
         write_json(self._path, (*self.scores(), *finished.scores))
 

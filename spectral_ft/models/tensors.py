@@ -83,7 +83,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """
     index = folder / INDEX
     if index.exists():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is damaged: {error!r}. Download it again.") from error
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -111,15 +114,15 @@ def _header(file: Path) -> list[StoredTensor]:
             if length > min(size, LARGEST_HEADER):
                 raise CheckpointError(f"{file} is no safetensors file, or truncated: its header claims {length} bytes.")
             header = json.loads(stream.read(length))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is no safetensors file: {error}.") from error
-    header.pop("__metadata__", None)
-    found = [
-        StoredTensor(
-            name, file, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"])
-        )
-        for name, entry in header.items()
-    ]
+        header.pop("__metadata__", None)
+        found = [
+            StoredTensor(
+                name, file, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"])
+            )
+            for name, entry in header.items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is no safetensors file: its header is unreadable ({error!r}).") from error
     last = max((tensor.end for tensor in found), default=0)
     if last > size:
         raise CheckpointError(f"{file} is truncated: {last} bytes are promised, {size} are there. Download it again.")

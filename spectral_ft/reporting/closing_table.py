@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spectral_ft.evaluation.intervals import wilson_interval
+from spectral_ft.reporting.intervals import wilson_interval
 from spectral_ft.types import BenchmarkScore, RunResult, SpectralReport
 
 SHOWN = ("snr", "alpha_hill", "num_spikes", "spectral_norm", "stable_rank", "effective_rank")

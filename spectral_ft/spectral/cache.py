@@ -48,7 +48,7 @@ class SpectrumCache:
             if s.shape == (count,) and np.isfinite(s).all() and (np.diff(s) <= 0).all() and s[-1] >= 0:
                 return s
             problem = f"holds {s.shape} values of which some are out of order, negative or not finite"
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             problem = str(error)
         log.warning("cache entry of %s is damaged (%s); it is made again: %s", name, problem, path)
         path.unlink(missing_ok=True)

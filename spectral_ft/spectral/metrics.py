@@ -114,7 +114,7 @@ def alpha_hill(s: np.ndarray, shape: Shape) -> float:
         raise Undefined(f"{count} nonzero eigenvalues, fewer than {FEWEST_EIGENVALUES}")
     k = -(-count // 2)
     logs = np.log(eigenvalues[count - k :] / eigenvalues[max(count - k - 1, 0)])
-    if logs.sum() == 0:
+    if logs.sum() <= k * count * np.finfo(np.float64).eps:
         raise Undefined("the upper half of the eigenvalues is constant")
     return float(1 + k / logs.sum())
 
@@ -222,9 +222,8 @@ def effective_rank(s: np.ndarray, shape: Shape) -> float:
         Undefined: If the matrix is zero.
     """
     del shape
-    if s[0] == 0:
-        raise Undefined("all singular values are zero")
-    p = s[s > 0] / s.sum()
+    kept = np.sqrt(nonzero_eigenvalues(s))
+    p = kept / kept.sum()
     return float(np.exp(-np.sum(p * np.log(p))))
 
 

@@ -115,7 +115,6 @@ def test_a_scope_of_n_gives_the_fraction_rounded_down_but_at_least_one(columns, 
         assert min(columns[name] for name in inside) >= max(outside, default=0)
 
 
-@pytest.mark.xfail(strict=True, reason="0.7 * 90 is 62.99999999999999 in floating point")
 def test_seven_tenths_of_ninety_are_sixty_three():
     ninety = report({f"{block}.q_proj": float(block) for block in range(90)})
     assert len(top(ninety.matrices, column="snr", fraction=0.7, scope="global")) == 63

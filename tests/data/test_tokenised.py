@@ -55,7 +55,7 @@ def test_a_long_example_is_dropped_where_asked(tokenizer: PreTrainedTokenizerBas
 
 
 def test_a_long_example_is_an_error_where_asked(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match=r"training example 2 has 25 tokens, more than dataset.max_length=12"):
+    with pytest.raises(DataError, match=r"training example 2 has 23 tokens, more than dataset.max_length=12"):
         tokenised(tokenizer, Example("1+2=", "3"), EXAMPLE, max_length=12)
 
 

@@ -17,9 +17,10 @@ def test_examples_are_training_problems():
     assert wordmath().examples() == [(problem.question, problem.answer) for problem in problems]
 
 
-def test_items_are_test_problems_whose_answer_is_the_number():
-    problems = draw_problems(5, split="test", seed=3)
-    items = wordmath_dataset.test_items(count=5, data_seed=3)
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_items_are_problems_of_their_split_whose_answer_is_the_number(split):
+    problems = draw_problems(5, split=split, seed=3)
+    items = wordmath_dataset.evaluation_items(count=5, data_seed=3, split=split)
     assert [(item.instruction, item.completion, item.answer) for item in items] == [
         (problem.question, problem.answer, str(problem.result)) for problem in problems
     ]

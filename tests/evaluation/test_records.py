@@ -51,7 +51,6 @@ def test_samples_of_a_stage_that_was_cut_off_are_replaced(tmp_path):
     assert [(row["stage"], row["text"]) for row in samples(tmp_path, "a")] == [("base", "text"), ("tuned", "kept")]
 
 
-@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="add() splits samples at every Unicode line break")
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_a_response_may_hold_any_line_break(tmp_path, separator):
     ScoreFile(tmp_path).add("base", finished("a", "base", text=f"one{separator}two"))

@@ -62,7 +62,6 @@ def test_a_missing_shard_is_named(sharded):
         stored_tensors(sharded)
 
 
-@pytest.mark.xfail(strict=True, raises=(ValueError, KeyError), reason="stored_tensors() does not guard the index")
 @pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": {"a"'])
 def test_a_damaged_index_is_named(sharded, text):
     (sharded / INDEX).write_text(text)
@@ -109,7 +108,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
         stored_tensors(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, KeyError), reason="_header() takes any JSON for a header")
 @pytest.mark.parametrize("header", [b"[]", b'{"w":{}}'])
 def test_a_header_of_another_form_is_refused(tmp_path, header):
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)

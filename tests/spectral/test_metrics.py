@@ -33,6 +33,12 @@ def test_snr_of_five_typed_values():
     assert metrics.snr_noise_fraction(s, (5, 20)) == pytest.approx(2 / 5)
 
 
+def test_the_threshold_of_snr_lies_where_the_formula_says_to_five_digits():
+    # quartiles 4 and 2, beta 1/4: tau = 3 / 1.349 = 2.22387
+    s = np.array([10, 9, 4, 2.2239, 2.2238, 2.1, 2, 1, 0.5])
+    assert metrics.snr_noise_fraction(s, (9, 36)) == pytest.approx(5 / 9)
+
+
 def test_snr_does_not_care_which_side_is_longer():
     s = np.array([10.0, 4.0, 3.0, 2.0, 1.0])
     assert metrics.snr(s, (5, 20)) == metrics.snr(s, (20, 5))
@@ -126,7 +132,6 @@ def test_equal_singular_values_have_full_rank():
     assert metrics.stable_rank(s, (7, 9)) == pytest.approx(7)
 
 
-@pytest.mark.xfail(strict=True, reason="values below working precision enter the entropy, against decomposition.py")
 def test_a_matrix_of_rank_one_has_effective_rank_one():
     weights = np.outer(gaussian(300, 1, seed=11), gaussian(400, 1, seed=12))
     assert metrics.effective_rank(singular_values(weights), weights.shape) == pytest.approx(1, abs=1e-9)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_ft.evaluation.intervals import wilson_interval
+from spectral_ft.reporting.intervals import wilson_interval
 from tests.oracles import law
 
 Z = 1.959963984540054
