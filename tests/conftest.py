@@ -76,7 +76,7 @@ def command(
 
     def call(*overrides: str) -> Called:
         capfd.readouterr()
-        code = call_entry(run.main, *overrides, "tracking.mode=disabled")
+        code = call_entry(run.main, "tracking.mode=disabled", *overrides)
         return Called(code, *capfd.readouterr())
 
     return call

@@ -7,7 +7,8 @@ occur at all. Only operand pairs of the training split are used, unless another 
 """
 
 import random
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
 
 from spectral_ft.data import wordmath
 from spectral_ft.data.wordmath import Split, Step, draw_step, draw_two_steps
@@ -143,6 +144,29 @@ def number_sense(rng: random.Random) -> str:
     return f"Which is more, {a} or {b}? Answer: {max(a, b)}"
 
 
+def recall(rng: random.Random) -> str:
+    """Three numbers of which one is asked for: to find a number by its place or by its thing."""
+    numbers = rng.sample(range(wordmath.SMALLEST, wordmath.LARGEST + 1), 3)
+    if rng.random() < 0.5:
+        which = rng.randrange(2)
+        beside = ("before", "after")[which]
+        listed = f"{numbers[0]}, {numbers[1]} and {numbers[2]}."
+        return f"{listed} Which comes {beside} {numbers[1]}? Answer: {numbers[2 * which]}"
+    one, two, three = rng.sample(OBJECTS, 3)
+    asked = rng.randrange(3)
+    has = f"{rng.choice(PEOPLE).name} has {numbers[0]} {one}, {numbers[1]} {two} and {numbers[2]} {three}."
+    return f"{has} How many {(one, two, three)[asked]}? Answer: {numbers[asked]}"
+
+
+def two_changes(rng: random.Random) -> str:
+    """A story of two verbs in any combination, without numbers."""
+    person = rng.choice(STORY_PEOPLE).name
+    verbs = [rng.choice(rng.choice((GAINS, LOSSES))) for _ in range(2)]
+    first, second = ("more" if verb in GAINS else "fewer" for verb in verbs)
+    one, other = rng.sample(STORY_OBJECTS, 2)
+    return f"{person} {verbs[0]} {one}, then {verbs[1]} {other}. Now {person} has {first} {one} and {second} {other}."
+
+
 def story(rng: random.Random) -> str:
     """Sentences without numbers, in which the words of the unseen family occur."""
     person, other = rng.choice(STORY_PEOPLE), rng.choice(STORY_PEOPLE)
@@ -163,28 +187,44 @@ def story(rng: random.Random) -> str:
     return " ".join(rng.choices(sentences, weights=(3, 3, 2, 2, 1, 1, 1, 1), k=rng.randint(1, 2)))
 
 
-def document(rng: random.Random, *, warming_up: bool = False) -> str:
+Phase = Literal["facts", "problems", "recall"]
+"""Of the pretraining: mostly equations first, then mostly word problems, at last recall beside them."""
+
+KINDS = {
+    # kind: weight in each phase
+    "equation": (45, 14, 12),
+    "fact": (25, 3, 2),
+    "chain": (4, 5, 6),
+    "word problem": (14, 56, 28),
+    "plain question": (2, 6, 4),
+    "number sense": (6, 5, 2),
+    "story": (4, 11, 8),
+    "recall": (0, 0, 20),
+    "two changes": (0, 0, 18),
+}
+DRAW: dict[str, Callable[[random.Random], str]] = {
+    "equation": lambda rng: "".join(equation(rng)),
+    "fact": single_digit_fact,
+    "chain": chain,
+    "word problem": lambda rng: "".join(word_problem(rng)),
+    "plain question": lambda rng: "".join(plain_question(rng)),
+    "number sense": number_sense,
+    "story": lambda rng: ("#### " if rng.random() < 0.15 else "") + story(rng),
+    "recall": recall,
+    "two changes": two_changes,
+}
+
+
+def document(rng: random.Random, phase: Phase = "problems") -> str:
     """One document of the pretraining text.
 
     Args:
         rng: Source of randomness.
-        warming_up: The first tenth of the training: mostly equations and single-digit facts.
+        phase: Decides the mixture.
 
     Returns:
         The text, without end mark.
     """
-    weights = (45, 25, 4, 14, 2, 6, 4) if warming_up else (14, 3, 5, 56, 6, 5, 11)
-    (kind,) = rng.choices(range(len(weights)), weights=weights)
-    if kind == 0:
-        return "".join(equation(rng))
-    if kind == 1:
-        return single_digit_fact(rng)
-    if kind == 2:
-        return chain(rng)
-    if kind == 3:
-        return "".join(word_problem(rng))
-    if kind == 4:
-        return "".join(plain_question(rng))
-    if kind == 5:
-        return number_sense(rng)
-    return ("#### " if rng.random() < 0.15 else "") + story(rng)
+    place = get_args(Phase).index(phase)
+    (kind,) = rng.choices(list(KINDS), weights=[weights[place] for weights in KINDS.values()])
+    return DRAW[kind](rng)

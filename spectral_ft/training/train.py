@@ -100,7 +100,10 @@ def train(
     trainer.add_callback(watch)
     if resume:
         log.info("resuming the training at %s", resume.name)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        watch.close()
     with replacing(folder / "adapter") as part:
         save(part)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -214,10 +217,7 @@ class _Watch(TrainerCallback):
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        del args, state, control, kwargs
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
