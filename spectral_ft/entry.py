@@ -15,8 +15,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from spectral_ft.compose import CONF, explain, help_text, register
+from spectral_ft.compose import register
+from spectral_ft.configuration import CONF
 from spectral_ft.errors import SpectralFTError
+from spectral_ft.option_faults import explain
+from spectral_ft.option_help import help_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -6,9 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from spectral_ft.compose import CONF, build_experiment, help_text, plain, register
+from spectral_ft.compose import build_experiment, plain, register
+from spectral_ft.configuration import CONF
 from spectral_ft.experiment import Experiment
 from spectral_ft.identity import run_id
+from spectral_ft.option_help import help_text
 from spectral_ft.schema import GROUPS, SHORTCUTS
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.name != "config.yaml")

@@ -165,7 +165,8 @@ def test_readme_commands_are_understood() -> None:
 
     from hydra import compose, initialize_config_dir
 
-    from spectral_ft.compose import CONF, register
+    from spectral_ft.compose import register
+    from spectral_ft.configuration import CONF
 
     register()
     text = (REPOSITORY / "README.md").read_text().replace("\\\n", " ")

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_ft.data.benchmark_items import local_fewshot_items, local_items
 from spectral_ft.data.prompts import alpaca_evaluation, plain
 from spectral_ft.data.rows import Item
-from spectral_ft.data.test_items import local_fewshot_items, local_items
 from spectral_ft.evaluation.task import Task, TaskProtocol
 from spectral_ft.experiment import Experiment
 from spectral_ft.models.checkpoint import Checkpoint

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from spectral_ft.data import rows
+from spectral_ft.data.benchmark_items import local_fewshot_items, local_items
 from spectral_ft.data.prompts import alpaca_evaluation
 from spectral_ft.data.rows import Item
-from spectral_ft.data.test_items import local_fewshot_items, local_items
 from spectral_ft.errors import DataError
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.evaluation.prepare import PreparedTask, prepare

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_ft.data import rows, test_items
+from spectral_ft.data import benchmark_items, rows
 from spectral_ft.errors import DataError
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"
@@ -18,42 +18,42 @@ def write(path, *answers):
 
 def test_the_folder_itself_may_hold_the_file(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1", "#### 2")
-    assert [item.answer for item in test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)] == ["1", "2"]
+    assert [item.answer for item in benchmark_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)] == ["1", "2"]
 
 
 def test_a_folder_of_many_tasks_is_looked_through_by_name(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1")
     write(tmp_path / "GSM8K" / "test.jsonl", "#### 2")
-    assert test_items.local_file(tmp_path, ["gsm8k", "GSM8K"]) == tmp_path / "GSM8K" / "test.jsonl"
+    assert benchmark_items.local_file(tmp_path, ["gsm8k", "GSM8K"]) == tmp_path / "GSM8K" / "test.jsonl"
 
 
 def test_a_missing_file_is_named_with_its_option(tmp_path):
     with pytest.raises(DataError, match=r"benchmark\.data_dir=.* holds none of test\.jsonl, test\.json"):
-        test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
+        benchmark_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
 def test_an_empty_answer_is_named_with_its_row(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1", "#### ")
     with pytest.raises(DataError, match=r"test\.jsonl, row 2: the answer is empty"):
-        test_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
+        benchmark_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
 def test_examples_for_the_prompt_lie_beside_the_test_file(tmp_path):
     write(tmp_path / "gsm8k" / "test.jsonl", "#### 1")
     write(tmp_path / "gsm8k" / "train.jsonl", "#### 2", "#### 3")
-    found = test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+    found = benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
     assert [item.answer for item in found] == ["2", "3"]
 
 
 def test_without_a_training_file_there_are_no_examples(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1")
-    assert not test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+    assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
 def test_examples_without_the_harness_s_fields_are_left_out(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1")
     (tmp_path / "train.json").write_text('[{"instruction": "q", "output": "1", "answer": "1"}]')
-    assert not test_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+    assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
 def is_number(text):
@@ -76,6 +76,6 @@ def is_number(text):
 def test_public_test_files_have_their_published_size_and_gold_labels(folder, convert, count, is_gold):
     if not (PUBLIC / folder).is_dir():
         pytest.skip(f"{folder} is not in ../shared/data")
-    items = test_items.local_items(PUBLIC / folder, [], convert)
+    items = benchmark_items.local_items(PUBLIC / folder, [], convert)
     assert len(items) == count
     assert all(is_gold(item.answer) for item in items)
