@@ -16,7 +16,7 @@ from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
-from spectral_ft.stages.evaluation import score_stages, source_tasks
+from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_tasks
 from spectral_ft.stages.spectrum import report_of_shapes, report_with_spectra
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
@@ -49,6 +49,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
         tasks = source_tasks(experiment)
         mark_started(folder, experiment.run_id, experiment.config)
         log.info("run %s in %s", experiment.run_id, folder)
+        fetch_from_hub(experiment, tasks, folder)
 
         if experiment.rank_policy.reads_spectrum:
             report = report_with_spectra(experiment.model.label, checkpoint, experiment.spectrum, folder)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")  # no test may wait for a network
 
 REPOSITORY = Path(__file__).parents[1]
 EMBEDDED = REPOSITORY / "spectral_ft" / "models" / "tiny"

@@ -124,6 +124,10 @@ def test_an_unreachable_data_hub(command: Command) -> None:
     refused(command("dataset=gsm8k", "dataset.max_length=128"), "openai/gsm8k", "dataset.data_dir=FILE_OR_FOLDER")
 
 
+def test_an_unreachable_benchmark_hub(command: Command) -> None:
+    refused(command("benchmark=gsm8k"), "benchmark gsm8k", "benchmark.data_dir=FOLDER")
+
+
 def test_a_tokenizer_of_another_model(command: Command, checkpoint_copy: Path) -> None:
     edit_json(checkpoint_copy / "config.json", vocab_size=100)
     refused(command(f"model.path={checkpoint_copy}"), "ids up to 165", "ends at 99")

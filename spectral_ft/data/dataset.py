@@ -56,13 +56,16 @@ class Dataset:
             raise ConfigError(f"dataset={self.name} has no source: give dataset.data_dir=FILE_OR_FOLDER.")
 
     def check_source(self) -> None:
-        """Look for the local file without reading it.
+        """Look for the local file without reading it, or fetch what the hub has.
 
         Raises:
-            DataError: If it is missing.
+            DataError: If the file is missing.
+            HubError: If the hub is needed and cannot be reached.
         """
         if self.data_dir is not None:
             find_file(Path(self.data_dir).expanduser(), self.files, option="dataset.data_dir")
+        else:
+            self._items()  # the library keeps them: reading them again costs little
 
     def examples(self) -> list[Example]:
         """The training examples.

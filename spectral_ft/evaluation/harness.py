@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from spectral_ft.errors import HubError
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
+from spectral_ft.hub import hub_errors
 from spectral_ft.types import BenchmarkScore, Stage
 
 OWN_RULES = ("paper", "strict")
@@ -25,6 +27,25 @@ def harness_version() -> str:
         Such as 0.4.13.
     """
     return importlib.metadata.version("lm_eval")
+
+
+def fetch_items(task: PreparedTask) -> None:
+    """Let the harness load a task, and fetch its items where they come from the hub.
+
+    Args:
+        task: Prepared.
+
+    Raises:
+        HubError: If the hub cannot be reached or refuses.
+    """
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    with hub_errors(f"benchmark {task.name}", override="benchmark.data_dir=FOLDER"):
+        try:
+            TaskManager(include_defaults=False).load([str(task.file)])
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise HubError(f"benchmark {task.name}: {error} Or use a local copy: benchmark.data_dir=FOLDER.") from error
 
 
 def score_task(

@@ -81,6 +81,21 @@ def source_tasks(experiment: Experiment) -> list[SourcedTask]:
     return found
 
 
+def fetch_from_hub(experiment: Experiment, tasks: list[SourcedTask], folder: Path) -> None:
+    """Have the items of hub tasks at hand before hours are spent on training.
+
+    Args:
+        experiment: Its components.
+        tasks: Those with items of their own are left alone.
+        folder: Of the run.
+    """
+    for task in tasks:
+        if task.items is None:
+            from spectral_ft.evaluation.harness import fetch_items
+
+            fetch_items(task.prepare(experiment.benchmark.num_fewshot, folder / "tasks"))
+
+
 def score_stages(
     experiment: Experiment, checkpoint: Checkpoint, tasks: list[SourcedTask], folder: Path
 ) -> tuple[BenchmarkScore, ...]:
