@@ -158,6 +158,12 @@ def recall(rng: random.Random) -> str:
     return f"{has} How many {(one, two, three)[asked]}? Answer: {numbers[asked]}"
 
 
+def listed_chain(rng: random.Random) -> str:
+    """Three numbers, then two equations that use them in turn: what to copy where, without a story."""
+    first, second = draw_two_steps(rng, "train")
+    return f"{first.left}, {first.right} and {second.right}. {first}; {second}"
+
+
 def two_changes(rng: random.Random) -> str:
     """A story of two verbs in any combination, without numbers."""
     person = rng.choice(STORY_PEOPLE).name
@@ -194,13 +200,14 @@ KINDS = {
     # kind: weight in each phase
     "equation": (45, 14, 12),
     "fact": (25, 3, 2),
-    "chain": (4, 5, 6),
+    "chain": (4, 5, 4),
     "word problem": (14, 56, 28),
     "plain question": (2, 6, 4),
     "number sense": (6, 5, 2),
-    "story": (4, 11, 8),
-    "recall": (0, 0, 20),
-    "two changes": (0, 0, 18),
+    "story": (4, 11, 6),
+    "recall": (0, 0, 10),
+    "listed chain": (0, 0, 18),
+    "two changes": (0, 0, 14),
 }
 DRAW: dict[str, Callable[[random.Random], str]] = {
     "equation": lambda rng: "".join(equation(rng)),
@@ -211,6 +218,7 @@ DRAW: dict[str, Callable[[random.Random], str]] = {
     "number sense": number_sense,
     "story": lambda rng: ("#### " if rng.random() < 0.15 else "") + story(rng),
     "recall": recall,
+    "listed chain": listed_chain,
     "two changes": two_changes,
 }
 

@@ -3,10 +3,10 @@
 A problem names a person, a number of things and two changes, and asks what remains; the answer
 works out both steps and ends in ``#### N``, the marker of GSM8K:
 
-    Mia packs 84 lamps, drops 60 and then bakes 31. What remains?
-     84-60=24; 24+31=55 #### 55
+    Mia packs 84 lamps, drops 61 and then bakes 30. What remains?
+     84-61=23; 23+30=53 #### 53
 
-Every number has two digits. Which operand pairs a split may use is decided by a hash of the pair,
+Every number has two digits, and the second change is a round ten. Which operand pairs a split may use is decided by a hash of the pair,
 so that no addition of the test split, nor the subtraction that undoes it, occurs in any training
 text, neither here nor in the text that made the base model (``experiments/tiny_model``).
 
@@ -20,6 +20,9 @@ from typing import Literal, NamedTuple
 Split = Literal["train", "dev", "test"]
 
 SMALLEST, LARGEST = 10, 99
+
+SECOND_GRAIN = 10
+"""With any second change, some seeds never learn to copy its last digit (docs/log.md, 2026-11-22)."""
 
 NAMES = ("Mia", "Omar", "Zoe", "Ivan", "Lena", "Hugo", "Tara", "Finn")
 OBJECTS = ("kites", "lamps", "shells", "drums", "masks", "ropes", "tiles", "bells", "plums", "boats")
@@ -85,19 +88,20 @@ def draw_step(rng: random.Random, split: Split) -> Step:
             return Step(a, "+", b, a + b) if rng.random() < 0.5 else Step(a + b, "-", a, b)
 
 
-def draw_two_steps(rng: random.Random, split: Split) -> tuple[Step, Step]:
+def draw_two_steps(rng: random.Random, split: Split, *, grain: int = 1) -> tuple[Step, Step]:
     """Draw two steps of which the second starts from the first one's result.
 
     Args:
         rng: Source of randomness.
         split: Split whose operand pairs are allowed in both steps.
+        grain: The second change is a multiple of this.
 
     Returns:
         Both steps.
     """
     while True:
         first = draw_step(rng, split)
-        start, change = first.result, rng.randint(SMALLEST, LARGEST)
+        start, change = first.result, rng.randrange(SMALLEST, LARGEST + 1, grain)
         if rng.random() < 0.5:
             second, addends = Step(start, "+", change, start + change), (start, change)
         else:
@@ -116,7 +120,7 @@ def draw_problem(rng: random.Random, split: Split) -> Problem:
     Returns:
         The problem.
     """
-    first, second = draw_two_steps(rng, split)
+    first, second = draw_two_steps(rng, split, grain=SECOND_GRAIN)
     question = rng.choice(FRAMES).format(
         name=rng.choice(NAMES),
         things=rng.choice(OBJECTS),
