@@ -24,6 +24,7 @@ def hub_errors(what: str, *, override: str) -> Iterator[None]:
         HubError: If the hub cannot be reached, knows no such thing, or wants a licence accepted.
     """
     import httpx
+    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
 
     local = f"Or use a local copy: {override}."
@@ -34,7 +35,7 @@ def hub_errors(what: str, *, override: str) -> Iterator[None]:
             f"{what} is gated: accept its licence on its hub page, then log in with `hf auth login` or set HF_TOKEN. "
             f"{local}"
         ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, DatasetNotFoundError) as error:
         raise HubError(
             f"the hub knows no {what}, or it is private: check the id and the revision, or log in. {local}"
         ) from error
@@ -87,7 +88,4 @@ def download_rows(dataset: str, *, name: str | None, split: str, override: str) 
     import datasets
 
     with hub_errors(f"data set {dataset}", override=override):
-        try:
-            return [dict(row) for row in datasets.load_dataset(dataset, name, split=split)]
-        except (datasets.exceptions.DatasetNotFoundError, ValueError) as error:
-            raise HubError(f"data set {dataset}: {error} Or use a local copy: {override}.") from error
+        return [dict(row) for row in datasets.load_dataset(dataset, name, split=split)]

@@ -6,9 +6,10 @@ works out both steps and ends in ``#### N``, the marker of GSM8K:
     Mia packs 84 lamps, drops 61 and then bakes 30. What remains?
      84-61=23; 23+30=53 #### 53
 
-Every number has two digits, and the second change is a round ten. Which operand pairs a split may use is decided by a hash of the pair,
-so that no addition of the test split, nor the subtraction that undoes it, occurs in any training
-text, neither here nor in the text that made the base model (``experiments/tiny_model``).
+Every number has two digits, and the second change is a round ten. Which operand pairs a split may
+use is decided by a hash of the pair, so that no addition of the test split, nor the subtraction
+that undoes it, occurs in any training text, neither here nor in the text that made the base model
+(``experiments/tiny_model``).
 
 Known gaps: English only, whole numbers only, two steps only.
 """

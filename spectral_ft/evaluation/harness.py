@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from spectral_ft.errors import HubError
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.hub import hub_errors
@@ -38,14 +37,10 @@ def fetch_items(task: PreparedTask) -> None:
     Raises:
         HubError: If the hub cannot be reached or refuses.
     """
-    import datasets
     from lm_eval.tasks import TaskManager
 
     with hub_errors(f"benchmark {task.name}", override="benchmark.data_dir=FOLDER"):
-        try:
-            TaskManager(include_defaults=False).load([str(task.file)])
-        except datasets.exceptions.DatasetNotFoundError as error:
-            raise HubError(f"benchmark {task.name}: {error} Or use a local copy: benchmark.data_dir=FOLDER.") from error
+        TaskManager(include_defaults=False).load([str(task.file)])
 
 
 def score_task(

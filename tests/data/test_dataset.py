@@ -98,6 +98,7 @@ def test_rows_of_the_hub_are_converted_alike(monkeypatch, folder):
     )
     from_hub = dataset(hub=HUB)
     from_hub.check_source()
+    assert asked.pop()
     assert from_hub.examples() == dataset(data_dir=str(folder)).examples()
     ((names, options),) = asked
     assert names == ("openai/gsm8k",)
