@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL = "HYDRA_FULL_ERROR"
+FULL_DISK = ("No space left on device", "inline_container.cc", "PytorchStreamWriter failed writing file")
+"""What a full disk is called by safetensors and by torch's writer, which keep the system's error to themselves."""
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive the forks of data loaders
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -86,7 +88,7 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
     while error is not None:
         if isinstance(error, SpectralFTError):
             return str(error)
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(error):
+        if getattr(error, "errno", None) == errno.ENOSPC or any(mark in str(error) for mark in FULL_DISK):
             return (
                 f"the disk is full ({error}). What was finished is kept: free some space and call the same "
                 "command again."

@@ -244,6 +244,14 @@ def test_a_full_disk_loses_nothing_that_was_finished(
     assert command(f"hydra.run.dir={folder}", *SHORT).code == 0
 
 
+def test_a_full_disk_is_known_by_the_words_of_torchs_writer() -> None:
+    from spectral_ft.entry import _sentence
+
+    seen = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 405760 vs 405648")
+    assert "the disk is full" in str(_sentence(seen, []))
+    assert _sentence(RuntimeError("something else"), []) is None
+
+
 def test_an_edited_record_is_named(command: Command, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert command(f"hydra.run.dir={folder}", *SHORT).code == 0

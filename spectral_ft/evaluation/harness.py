@@ -70,13 +70,15 @@ def score_task(
     Raises:
         DataError: If a prompt and its answer do not fit into the model's context.
     """
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
     from spectral_ft.evaluation.language_model import CheckedModel
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    results = simple_evaluate(
+    # It would ask git about the working directory, and outside a checkout git answers aloud.
+    evaluator.get_git_commit_hash = lambda: None
+    results = evaluator.simple_evaluate(
         model=CheckedModel(model, tokenizer, task=task.name, batch_size=batch_size, context=context),
         tasks=[str(task.file)],
         task_manager=TaskManager(include_defaults=False),
