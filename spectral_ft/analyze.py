@@ -22,18 +22,16 @@ def job(config: "DictConfig") -> None:
     """
     from spectral_ft.compose import build_experiment
     from spectral_ft.reporting.closing_table import spectrum_table
+    from spectral_ft.run_folder import claimed
     from spectral_ft.stages.spectrum import report_with_spectra
     from spectral_ft.storage import replacing
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        experiment = build_experiment(config)
+    experiment = build_experiment(config)
+    with claimed(folder, experiment.run_id):
         report = report_with_spectra(experiment.model.label, experiment.model.locate(), experiment.spectrum, folder)
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    with replacing(folder / "spectrum.csv") as part:
-        report.frame().to_csv(part, index=False)
+        with replacing(folder / "spectrum.csv") as part:
+            report.frame().to_csv(part, index=False)
     print(spectrum_table(report, folder))
 
 

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -62,6 +63,10 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
             if HydraConfig.get().mode == RunMode.RUN:
                 _fail(str(error))  # a sweep goes through Hydra, which tells the overrides of the failing job
             raise
+        finally:
+            folder = Path(HydraConfig.get().runtime.output_dir)  # Hydra makes it before anything is checked
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()

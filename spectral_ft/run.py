@@ -25,11 +25,7 @@ def job(config: "DictConfig") -> float | None:
     from spectral_ft.reporting.closing_table import closing_table, objective
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        result = run(build_experiment(config), folder)
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    result = run(build_experiment(config), folder)
     print(closing_table(result, folder))
     return objective(result)
 

@@ -122,12 +122,13 @@ def score_stages(
     if not todo:
         return file.scores()
     from spectral_ft.evaluation.harness import harness_version
+    from spectral_ft.models.loading import compute_device, resolve_dtype
 
     scorer = _Scorer(experiment, checkpoint, folder)
     cache = BaseScoreCache(
         benchmark.cache_folder,
         model=checkpoint.fingerprint,
-        precision=f"{experiment.quantization.label} {experiment.model.dtype}",
+        precision=f"{experiment.quantization.label} {resolve_dtype(experiment.model.dtype, compute_device())}",
     )
     for stage, sourced in todo:
         task = sourced.prepare(benchmark.num_fewshot, folder / "tasks")
