@@ -173,7 +173,7 @@ def main() -> None:
     """Train, round, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "checkpoints")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.hub import hub_errors
 from spectral_ft.types import BenchmarkScore, Stage
 
+BOOTSTRAP = 1_000
+"""Draws for the standard error of what is no mean; means have a closed form."""
 OWN_RULES = ("paper", "strict")
 """Metrics of our task files that are rules of extraction, each an accuracy."""
 
@@ -83,7 +84,7 @@ def score_task(
         tasks=[str(task.file)],
         task_manager=TaskManager(include_defaults=False),
         limit=limit,
-        bootstrap_iters=0,
+        bootstrap_iters=BOOTSTRAP,
         log_samples=True,
     )
     shutil.rmtree(task.file.parent / "arrow", ignore_errors=True)
@@ -119,12 +120,7 @@ def _scores(results: Any, task: PreparedTask, stage: Stage) -> tuple[BenchmarkSc
 def _samples(results: Any, task: PreparedTask, stage: Stage) -> list[dict[str, Any]]:
     rows = []
     for sample in results["samples"][task.name]:
-        arguments: Sequence[Any] = (
-            next(iter(sample["arguments"].values())).values()
-            if isinstance(sample["arguments"], dict)
-            else sample["arguments"][0]
-        )
-        prompt = str(next(iter(arguments)))
+        prompt = str(sample["arguments"][0][0])
         generated = isinstance(sample["resps"][0][0], str)
         rows.append({
             "stage": stage,

@@ -107,6 +107,7 @@ def test_a_paper_task_scores_by_the_published_rule(
     result = scored(model, tokenizer, task, limit=2)
     assert {score.extractor for score in result.scores} == extractors
     assert {(score.metric, score.protocol, score.n) for score in result.scores} == {("exact_match", "paper", 2)}
+    assert all(score.stderr == pytest.approx((score.value * (1 - score.value)) ** 0.5) for score in result.scores)
     assert [row["id"] for row in result.samples] == [0, 1]
     assert all(isinstance(row["response"], str) for row in result.samples)
 
