@@ -17,7 +17,7 @@ def help_text() -> str:
         "python -m spectral_ft.run [GROUP=CHOICE ...] [GROUP.OPTION=VALUE ...] [-m]",
         "",
         "One run: spectral analysis, allocation, fine-tuning, evaluation, record. With -m, several values",
-        "separated by commas make a sweep. Without arguments: the embedded model, in two minutes.",
+        "separated by commas make a sweep. Without arguments: the embedded model, in under a minute.",
         "",
     ]
     about = dict(re.findall(r"^  - (\w+): \S+ +# (.*)$", (CONF / "config.yaml").read_text(), flags=re.M))
