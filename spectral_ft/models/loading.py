@@ -45,8 +45,6 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.d
         For `auto`, float32 on a CPU and bfloat16 elsewhere.
     """
     if dtype != "auto":
-        if dtype == "bfloat16" and device.type == "cpu":
-            log.warning("bfloat16 on a CPU without bf16 units is tens of times slower than float32")
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
@@ -74,6 +72,8 @@ def load_model(
     """
     device = compute_device()
     precision = resolve_dtype(dtype, device)
+    if precision == torch.bfloat16 and device.type == "cpu":
+        log.warning("bfloat16 was asked for on a CPU: without bf16 units it can be many times slower than float32")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

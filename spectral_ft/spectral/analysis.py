@@ -41,8 +41,11 @@ def analyse(
     """
     wanted = list(matrices)
     with FileLock(cache.lock_file) if cache else nullcontext():
-        found = {matrix.name: cache.load(matrix.name, matrix.smaller_side) for matrix in wanted} if cache else {}
-        missing = [matrix for matrix in wanted if found.get(matrix.name) is None]
+        found: dict[str, np.ndarray] = {}
+        for matrix in wanted:
+            if cache and (stored := cache.load(matrix.name, matrix.smaller_side)) is not None:
+                found[matrix.name] = stored
+        missing = [matrix for matrix in wanted if matrix.name not in found]
         for matrix, s in _decompose(missing, read, workers):
             found[matrix.name] = s
             if cache:
@@ -50,9 +53,7 @@ def analyse(
     return tuple(_spectrum(matrix, found[matrix.name]) for matrix in wanted), len(missing)
 
 
-def _spectrum(matrix: MatrixShape, s: np.ndarray | None) -> MatrixSpectrum:
-    if s is None:
-        raise CheckpointError(f"{matrix.name} was not decomposed.")
+def _spectrum(matrix: MatrixShape, s: np.ndarray) -> MatrixSpectrum:
     columns, reasons = metric_columns(s, matrix.shape)
     return MatrixSpectrum(matrix=matrix, singular_values=s, columns=columns, reasons=reasons)
 
