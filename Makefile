@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-real lint types ci format wheel clean
+.PHONY: help install run test test-slow test-real lint types ci format bench-spectrum bench-calibration wheel clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: make PYTHON=/path/to/python3.11 ...")'
@@ -42,6 +42,18 @@ format: install  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 ci: lint types test  ## what the CI runs
+
+$(BIN)/.bench-installed: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+MODEL ?= ../models/smollm2-135m
+
+bench-spectrum: $(BIN)/.bench-installed  ## time and memory of the spectral stage beside its peers (MODEL=FOLDER)
+	$(BIN)/python bench/spectrum.py --model $(MODEL)
+
+bench-calibration: $(BIN)/.bench-installed  ## spikes found in noise and planted in it, beside the peers
+	$(BIN)/python bench/calibration.py
 
 wheel: install  ## build dist/*.whl, which carries conf/ and the embedded model
 	$(BIN)/python -m build --wheel

@@ -1,6 +1,8 @@
 """`python -m spectral_ft.analyze model=M`: the spectral stage alone, without torch.
 
-Leaves `spectrum.parquet` and `spectrum.csv`, and prints the median of each metric by module type.
+Leaves `spectrum.parquet`, `spectrum.csv` and `figures/`, and prints the median of each metric by module
+type. On request it compares with quantized weights, reads published scans and writes what other tools
+read: the group `analysis`.
 """
 
 from pathlib import Path
@@ -19,20 +21,34 @@ def job(config: "DictConfig") -> None:
 
     Args:
         config: As Hydra composed it.
+
+    Raises:
+        CheckpointError: If a matrix is missing or damaged; what could be said of the others is
+            written and shown by then.
     """
     from spectral_ft.compose import build_experiment
-    from spectral_ft.reporting.closing_table import spectrum_table
+    from spectral_ft.errors import CheckpointError
+    from spectral_ft.reporting.spectrum_table import spectrum_table
     from spectral_ft.run_folder import claimed
-    from spectral_ft.stages.spectrum import report_with_spectra
+    from spectral_ft.stages import inspection
+    from spectral_ft.stages.spectrum import faults, listing
     from spectral_ft.storage import replacing
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = build_experiment(config)
     with claimed(folder, experiment.run_id):
-        report = report_with_spectra(experiment.model.label, experiment.model.locate(), experiment.spectrum, folder)
+        report = inspection.inspected_report(experiment, folder)
+        inspection.check_columns(experiment, report)
         with replacing(folder / "spectrum.csv") as part:
             report.frame().to_csv(part, index=False)
-    print(spectrum_table(report, folder))
+        print(spectrum_table(report))
+        if experiment.analysis.drift is not None:
+            print(inspection.compare(experiment, report, folder))
+        written = [folder / "spectrum.csv", *inspection.export(experiment, report, folder)]
+        written += inspection.draw(experiment, report, folder) if experiment.figures else []
+        print("\n".join(map(str, written)))
+        if experiment.analysis.scan is None and (wrong := faults(report, experiment.model.locate())):
+            raise CheckpointError(listing(wrong))
 
 
 def main() -> None:

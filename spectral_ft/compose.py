@@ -64,7 +64,7 @@ def build_experiment(config: DictConfig) -> Experiment:
     if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
         raise ConfigError(f"{unknown[0]} is no option.{nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
     components = {group: _component(group, config[group]) for group in GROUPS}
-    return Experiment(run_id=run_id(resolved), seed=config.seed, config=resolved, **components)
+    return Experiment(run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components)
 
 
 def _component(group: str, config: DictConfig) -> Any:

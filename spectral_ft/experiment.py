@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.models.source import ModelSource
+from spectral_ft.reporting.inspection import Inspection
 from spectral_ft.spectral.settings import SpectrumSettings
 from spectral_ft.tracking import Tracking
 from spectral_ft.training.settings import TrainingSettings
@@ -119,3 +120,5 @@ class Experiment:
     quantization: Quantization
     training: TrainingSettings
     tracking: Tracking
+    analysis: Inspection
+    figures: bool

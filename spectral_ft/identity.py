@@ -14,7 +14,17 @@ RECORD_FORMAT = 1
 PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir")
 """Options whose content counts, not their name."""
 
-LEFT_OUT = ("tracking", "spectrum.cache", "spectrum.workers", "benchmark.cache", "hydra")
+LEFT_OUT = (
+    "tracking",
+    "spectrum.cache",
+    "spectrum.workers",
+    "spectrum.memory_gib",
+    "spectrum.device",
+    "benchmark.cache",
+    "analysis",
+    "figures",
+    "hydra",
+)
 """Options that change no result."""
 
 LENGTH = 12

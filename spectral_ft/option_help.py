@@ -25,6 +25,7 @@ def help_text() -> str:
         lines += [f"{group}=   {about[group]}", *_choices(CONF / group), ""]
     lines += ["Options (GROUP.OPTION=VALUE; those of the default choices, others are in conf/)", ""]
     lines += ["  seed=0                      of adapter initialisation, order of examples and dropout"]
+    lines += ["  figures=true                draw what can be drawn; false starts faster"]
     for group in GROUPS:
         lines += _options(group)
     lines += ["", "hydra.run.dir=DIR puts everything into DIR; by default it is runs/IDENTITY.", "More: --hydra-help"]

@@ -17,7 +17,7 @@ from spectral_ft.machine import describe_machine, git_commit, package_versions
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_tasks
-from spectral_ft.stages.spectrum import report_of_shapes, report_with_spectra
+from spectral_ft.stages.spectrum import report_of_shapes, sound_report
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
@@ -52,7 +52,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
         fetch_from_hub(experiment, tasks, folder)
 
         if experiment.rank_policy.reads_spectrum:
-            report = report_with_spectra(experiment.model.label, checkpoint, experiment.spectrum, folder)
+            report = sound_report(experiment.model.label, checkpoint, experiment.spectrum, folder)
         else:
             report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
         plan = plan_allocation(experiment, checkpoint, report, folder)

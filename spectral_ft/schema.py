@@ -19,6 +19,7 @@ GROUPS = (
     "quantization",
     "training",
     "tracking",
+    "analysis",
 )
 """Groups whose choice is a component; `arm` and `experiment` only set others."""
 
@@ -41,4 +42,6 @@ class RunConfig:
     quantization: Any
     training: Any
     tracking: Any
+    analysis: Any
     seed: int
+    figures: bool

@@ -120,6 +120,7 @@ def write_report(path: Path, report: SpectralReport) -> None:
     """
     frame = report.frame().drop(columns="reasons")
     frame["reasons"] = [json.dumps(spectrum.reasons) for spectrum in report.matrices]
+    frame["fault"] = [spectrum.fault for spectrum in report.matrices]
     frame["singular_values"] = pd.Series([spectrum.singular_values for spectrum in report.matrices], dtype=object)
     head = {"model": report.model, "fingerprint": report.fingerprint, "settings": report.settings}
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -146,7 +147,7 @@ def read_report(path: Path) -> SpectralReport:
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged or no spectral report: {error}. Remove it and call again.") from error
     fixed = ("name", "type", "side", "block", "rows", "cols")
-    own = {*fixed, "reasons", "singular_values"}
+    own = {*fixed, "reasons", "fault", "singular_values"}
     return SpectralReport(
         **head,
         matrices=tuple(
@@ -156,11 +157,12 @@ def read_report(path: Path) -> SpectralReport:
                     type=row["type"],
                     side=row["side"],
                     block=row["block"],
-                    shape=(row["rows"], row["cols"]),
+                    shape=None if row["rows"] is None or pd.isna(row["rows"]) else (int(row["rows"]), int(row["cols"])),
                 ),
                 singular_values=None if row["singular_values"] is None else np.array(row["singular_values"]),
                 columns={key: None if pd.isna(value) else value for key, value in row.items() if key not in own},
                 reasons=json.loads(row["reasons"]),
+                fault=row["fault"],
             )
             for row in table.to_pylist()
         ),

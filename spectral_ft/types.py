@@ -11,6 +11,8 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from spectral_ft.errors import CheckpointError
+
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 Side = Literal["reads", "writes", "unknown"]
@@ -30,13 +32,27 @@ class MatrixShape:
     """What all blocks have one of: `q_proj`, `attn.c_proj`."""
     side: Side
     block: Annotated[int, Field(ge=0)]
-    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    """(d_out, d_in), whatever the orientation in the file."""
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None
+    """(d_out, d_in), whatever the orientation in the file; None for an imported scan, which does not tell."""
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The shape, where it must be known.
+
+        Raises:
+            CheckpointError: If it is not.
+        """
+        if self.shape is None:
+            raise CheckpointError(
+                f"the shape of {self.name} is not known: the report was imported from a scan, which has no shapes. "
+                "Analyse the checkpoint itself."
+            )
+        return self.shape
 
     @property
     def smaller_side(self) -> int:
         """`m`, the largest possible rank."""
-        return min(self.shape)
+        return min(self.sides)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,6 +66,8 @@ class MatrixSpectrum:
     """Metric columns; None where a metric means nothing for this matrix."""
     reasons: dict[str, str] = Field(default_factory=dict)
     """For each None in `columns`, why."""
+    fault: str | None = None
+    """Why the matrix could not be analysed: a sentence with its name."""
 
     def __post_init__(self) -> None:
         """Check the singular values against the shape.
@@ -82,6 +100,7 @@ class SpectralReport:
         Returns:
             One row a matrix: name, type, side, block, rows, cols, then the metric columns (null
             where a metric means nothing) and `reasons`, the explanation of the nulls.
+            A matrix that could not be analysed has its fault there.
         """
         return pd.DataFrame([
             {
@@ -89,10 +108,10 @@ class SpectralReport:
                 "type": spectrum.matrix.type,
                 "side": spectrum.matrix.side,
                 "block": spectrum.matrix.block,
-                "rows": spectrum.matrix.shape[0],
-                "cols": spectrum.matrix.shape[1],
+                "rows": spectrum.matrix.shape and spectrum.matrix.shape[0],
+                "cols": spectrum.matrix.shape and spectrum.matrix.shape[1],
                 **spectrum.columns,
-                "reasons": "; ".join(f"{column}: {why}" for column, why in spectrum.reasons.items()),
+                "reasons": spectrum.fault or "; ".join(f"{column}: {why}" for column, why in spectrum.reasons.items()),
             }
             for spectrum in self.matrices
         ])

@@ -101,7 +101,7 @@ def test_a_checkpoint_without_weights(command: Command, checkpoint_copy: Path) -
 def test_a_truncated_checkpoint(command: Command, checkpoint_copy: Path) -> None:
     whole = (checkpoint_copy / "model.safetensors").read_bytes()
     (checkpoint_copy / "model.safetensors").write_bytes(whole[:-1000])
-    refused(command(f"model.path={checkpoint_copy}"), "truncated", str(len(whole)))
+    refused(command(f"model.path={checkpoint_copy}"), "is truncated: model.layers.", f"{len(whole) - 1000} are there")
 
 
 def test_an_unreachable_hub(command: Command) -> None:

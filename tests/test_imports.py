@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "spectral_ft"
 LEAVES = {"models", "data", "spectral", "allocation", "adapters", "training", "evaluation", "reporting", "tracking"}
 LEVELS = [
     {"errors"},
-    {"types"},
+    {"types", "bfloat16"},
     {"storage"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},
     LEAVES,

@@ -146,8 +146,8 @@ def test_a_sweep_shares_one_spectral_pass(tmp_path: Path, monkeypatch: pytest.Mo
     from spectral_ft.spectral import analysis
 
     passes: list[str] = []
-    decompose = analysis.singular_values
-    monkeypatch.setattr(analysis, "singular_values", lambda matrix: passes.append("one") or decompose(matrix))
+    decompose = analysis.decompose
+    monkeypatch.setattr(analysis, "decompose", lambda *given, **how: passes.append("one") or decompose(*given, **how))
     monkeypatch.setenv("SPECTRAL_FT_CACHE", str(tmp_path / "cache"))
     sweep = ("-m", "rank_policy=uniform,snr_top", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert call_entry(run.main, *sweep, *RUN, "training.max_steps=1") == 0

@@ -14,7 +14,14 @@ from pydantic import TypeAdapter
 
 from spectral_ft.errors import RunError
 from spectral_ft.storage import read_json, read_report, replacing, write_json, write_jsonl, write_report, write_text
-from spectral_ft.types import AllocationPlan, BenchmarkScore, MatrixAllocation, MatrixSpectrum, SpectralReport
+from spectral_ft.types import (
+    AllocationPlan,
+    BenchmarkScore,
+    MatrixAllocation,
+    MatrixShape,
+    MatrixSpectrum,
+    SpectralReport,
+)
 from tests.oracles import law, matrix, report, score
 
 allocations = st.builds(
@@ -33,21 +40,23 @@ plans = st.builds(
     base_parameters=st.integers(1, 10**12),
 )
 columns = st.fixed_dictionaries({
-    "snr": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    "snr": st.none() | st.floats(allow_nan=False),
     "num_spikes": st.none() | st.integers(0, 99).map(float),
 })
 
 
 @st.composite
 def spectra(draw, name):
-    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    values = draw(st.none() | st.lists(st.floats(0, 1e9), min_size=min(shape), max_size=min(shape)))
+    shape = draw(st.none() | st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    count = min(shape) if shape else 0
+    values = draw(st.none() | st.lists(st.floats(0, 1e9), min_size=count, max_size=count)) if shape else None
     found = draw(columns)
     return MatrixSpectrum(
         matrix=matrix(name, shape),
         singular_values=None if values is None else np.sort(values)[::-1],
         columns=found,
         reasons={key: draw(st.text()) for key, value in found.items() if value is None},
+        fault=draw(st.none() | st.text(min_size=1)),
     )
 
 
@@ -91,6 +100,7 @@ def test_reports_survive_their_file(folder, written):
     assert (found.model, found.fingerprint, found.settings) == (written.model, written.fingerprint, written.settings)
     for one, other in zip(found.matrices, written.matrices, strict=True):
         assert (one.matrix, one.columns, one.reasons) == (other.matrix, other.columns, other.reasons)
+        assert one.fault == other.fault
         np.testing.assert_array_equal(one.singular_values, other.singular_values)
 
 
@@ -98,6 +108,33 @@ def test_a_report_made_from_shapes_alone_has_no_columns(tmp_path):
     bare = MatrixSpectrum(matrix=matrix("0.q_proj"), singular_values=None, columns={})
     write_report(tmp_path / "r", SpectralReport(model="m", fingerprint="", settings={}, matrices=(bare,)))
     assert read_report(tmp_path / "r").matrices[0] == bare
+
+
+UNKNOWN_SHAPE = MatrixShape(name="m.0.q", type="q", side="unknown", block=0, shape=None)
+
+
+@pytest.mark.parametrize("companion", [None, (3, 5)])
+def test_a_matrix_of_unknown_shape_survives_its_file(tmp_path, companion):
+    spectra = (
+        MatrixSpectrum(UNKNOWN_SHAPE, None, {"snr": math.inf}),
+        MatrixSpectrum(matrix("1.q", companion), None, {"snr": 2.0}),
+    )
+    write_report(tmp_path / "r", SpectralReport(model="m", fingerprint="", settings={}, matrices=spectra))
+    found = read_report(tmp_path / "r").matrices
+    assert found == spectra
+    assert (found[0].matrix.shape, found[0].columns["snr"], found[1].matrix.shape) == (None, math.inf, companion)
+
+
+def test_a_fault_survives_its_file_and_its_columns_stay_null(tmp_path):
+    spectra = (
+        MatrixSpectrum(matrix("0.q", (1, 2)), np.array([3.0]), {"snr": 2.0, "snr_null": 1.0}),
+        MatrixSpectrum(matrix("1.q", (1, 2)), None, {"snr": None}, {"snr": "no spectrum"}, fault="1.q is damaged"),
+    )
+    write_report(tmp_path / "r", SpectralReport(model="m", fingerprint="f", settings={}, matrices=spectra))
+    whole, broken = read_report(tmp_path / "r").matrices
+    assert (whole.fault, whole.columns) == (None, {"snr": 2.0, "snr_null": 1.0})
+    assert (broken.fault, broken.singular_values) == ("1.q is damaged", None)
+    assert (broken.columns, broken.reasons) == ({"snr": None, "snr_null": None}, {"snr": "no spectrum"})
 
 
 def test_a_report_is_a_table_for_pandas(tmp_path):

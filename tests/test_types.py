@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, MatrixSpectrum
+from spectral_ft.errors import CheckpointError
+from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, MatrixSpectrum, SpectralReport
 from tests.oracles import matrix, report
 
 
@@ -22,6 +23,22 @@ def test_as_many_singular_values_as_the_smaller_side():
 def test_singular_values_are_finite_nonnegative_and_descending(values):
     with pytest.raises(ValueError, match="must be finite, non-negative and descending"):
         spectrum(np.array(values))
+
+
+def test_the_sides_of_a_matrix_are_its_shape():
+    assert (matrix("0.q_proj", (3, 5)).sides, matrix("0.q_proj", (7, 5)).smaller_side) == ((3, 5), 5)
+
+
+@pytest.mark.parametrize("asked", ["sides", "smaller_side"])
+def test_sides_that_are_not_known_are_refused_by_name(asked):
+    with pytest.raises(CheckpointError, match=r"the shape of model\.layers\.0\.q_proj is not known: .*from a scan"):
+        getattr(matrix("0.q_proj", None), asked)
+
+
+def test_singular_values_need_a_shape():
+    with pytest.raises(CheckpointError, match="is not known"):
+        spectrum(np.array([1.0]), None)
+    assert spectrum(None, None).singular_values is None
 
 
 @pytest.mark.parametrize("wrong", [{"block": -1}, {"shape": (0, 3)}, {"shape": (3,)}, {"side": "both"}, {"layer": 1}])
@@ -62,3 +79,11 @@ def test_a_table_has_a_row_a_matrix_and_explains_its_nulls():
         {"type": "q_proj", "block": 0, "rows": 4, "cols": 6, "snr": 0.5, "reasons": ""},
         {"type": "up_proj", "block": 3, "rows": 4, "cols": 6, "snr": -1, "reasons": "snr: made null here"},
     ]
+
+
+def test_a_table_has_no_sides_where_the_shape_is_unknown_and_tells_a_fault():
+    fault = "3.up_proj cannot be analysed"
+    broken = MatrixSpectrum(matrix("3.up_proj", None), None, {"snr": None}, {"snr": "no spectrum"}, fault)
+    frame = SpectralReport(model="m", fingerprint="", settings={}, matrices=(broken,)).frame()
+    assert frame[["rows", "cols", "snr"]].isna().all(axis=None)
+    assert frame["reasons"].tolist() == [fault]

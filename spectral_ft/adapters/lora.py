@@ -25,7 +25,7 @@ def lora_parameters(plan_ranks: dict[str, int], matrices: tuple[MatrixShape, ...
     Returns:
         The number of parameters.
     """
-    return sum(plan_ranks[matrix.name] * sum(matrix.shape) for matrix in matrices)
+    return sum(plan_ranks[matrix.name] * sum(matrix.sides) for matrix in matrices)
 
 
 def lora_config(plan: AllocationPlan, *, dropout: float) -> LoraConfig:

@@ -6,20 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spectral_ft.errors import CheckpointError
 from spectral_ft.fingerprint import path_fingerprint
-from spectral_ft.models.architectures import block_matrices
-from spectral_ft.models.tensors import StoredTensor, stored_tensors
+from spectral_ft.models import torch_files
+from spectral_ft.models.block_matrices import BlockMatrices
+from spectral_ft.models.tensors import INDEX, Contents, StoredTensor, safetensors_contents
 from spectral_ft.types import MatrixShape
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local folder with `config.json` and safetensors."""
+    """A local folder with `config.json` and weights."""
 
     folder: Path
+    dequantize: bool = False
+    """Analyse packed weights as what they stand for."""
 
     def __post_init__(self) -> None:
         """Look for what a checkpoint must have.
@@ -60,35 +61,50 @@ class Checkpoint:
         return next((int(fields[key]) for key in ("max_position_embeddings", "n_positions") if fields.get(key)), None)
 
     @cached_property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Tensor name to its place."""
-        return stored_tensors(self.folder)
+    def contents(self) -> Contents:
+        """Its tensors, from safetensors or, where there are none, from torch's `.bin` files.
+
+        Raises:
+            CheckpointError: If it has neither.
+        """
+        if (self.folder / INDEX).exists() or any(self.folder.glob("*.safetensors")):
+            return safetensors_contents(self.folder)
+        if any((self.folder / name).exists() for name in (torch_files.SINGLE, torch_files.INDEX)):
+            return torch_files.torch_contents(self.folder)
+        others = sorted(path.name for path in self.folder.iterdir())[:5]
+        raise CheckpointError(
+            f"{self.folder} holds no .safetensors file and no {torch_files.SINGLE}; it holds {', '.join(others)}."
+        )
 
     @cached_property
+    def block_matrices(self) -> BlockMatrices:
+        """The matrices of its blocks."""
+        return BlockMatrices(str(self.folder), self.model_type, self.contents, self.dequantize)
+
+    @property
     def matrices(self) -> tuple[MatrixShape, ...]:
-        """The block matrices."""
-        return block_matrices(self.model_type, {name: tensor.shape for name, tensor in self.tensors.items()})
+        """The shapes of its block matrices."""
+        return self.block_matrices.matrices
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the weight files."""
-        return path_fingerprint(self.folder, suffixes=(".safetensors",))
+        files = {tensor.file.suffix for tensor in self.contents.tensors.values() if isinstance(tensor, StoredTensor)}
+        return path_fingerprint(self.folder, suffixes=tuple(files) or (".bin",)) + (
+            "-dequantized" if self.dequantize else ""
+        )
 
-    def read(self, matrix: MatrixShape) -> np.ndarray:
-        """Read one matrix.
-
-        Args:
-            matrix: One of `matrices`.
-
-        Returns:
-            Float array, (d_out, d_in) or its transpose, as stored.
+    def check_whole(self) -> None:
+        """Check that every tensor is there, without reading one.
 
         Raises:
-            CheckpointError: If the checkpoint has no such tensor.
+            CheckpointError: If a tensor is missing, there twice, or beyond the end of its file.
         """
-        wanted = f"{matrix.name}.weight"
-        # Some files leave out the first part of the module path (GPT-2: `h.0...` for `transformer.h.0...`).
-        for name in (wanted, wanted.partition(".")[2]):
-            if name in self.tensors:
-                return self.tensors[name].read()
-        raise CheckpointError(f"{self.folder} has no tensor {wanted}.")
+        for fault in self.contents.faults.values():
+            raise CheckpointError(fault)
+        for tensor in self.contents.tensors.values():
+            if isinstance(tensor, StoredTensor) and tensor.end > (size := tensor.file.stat().st_size):
+                raise CheckpointError(
+                    f"{tensor.file} is truncated: {tensor.name} ends at byte {tensor.end}, {size} are there. "
+                    "Download it again."
+                )

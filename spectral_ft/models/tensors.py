@@ -1,15 +1,15 @@
 """Read single tensors of a safetensors checkpoint, without torch and without loading the rest.
 
 The format is a JSON header (name to dtype, shape, byte range) before the raw data, so one tensor is
-one `pread`. bf16 is widened to float32 by shifting its bits.
-
-Known gaps: torch `.bin` files and quantized tensors are refused.
+one `pread`. bf16 stays the two bytes that it is; `bfloat16.widened` makes numbers of it.
 """
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,12 +17,36 @@ from spectral_ft.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 LARGEST_HEADER = 100 << 20  # bytes; the format's own bound
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+DTYPES = {**FLOATS, "U8": "|u1", "I8": "|i1"}
+
+
+class Tensor(Protocol):
+    """A tensor of a checkpoint that is not read yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As stored."""
+        ...
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds plain numbers, and no packed ones."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What its file calls the type of its numbers."""
+        ...
+
+    def read(self, part: int | None = None) -> np.ndarray:
+        """Its entries, or those of one part along the first side; bf16 as its bits in uint16."""
+        ...
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies."""
+    """Where one tensor lies in a safetensors file."""
 
     name: str
     file: Path
@@ -33,97 +57,165 @@ class StoredTensor:
     """First byte in the file."""
     end: int
 
-    def read(self) -> np.ndarray:
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds plain numbers, and no packed ones."""
+        return self.dtype in FLOATS
+
+    def read(self, part: int | None = None) -> np.ndarray:
         """Read the tensor.
 
+        Args:
+            part: Index along the first side, to read only that part; None reads all.
+
         Returns:
-            Float array of its shape; bf16 comes as float32.
+            Array of its shape; bf16 as its bits in uint16.
 
         Raises:
-            CheckpointError: If the dtype is no plain float, or the file ends too early.
+            CheckpointError: If numpy has no such numbers, or the file ends too early.
         """
         if self.dtype not in DTYPES:
             raise CheckpointError(
-                f"{self.name} in {self.file.name} has dtype {self.dtype}: only unquantized weights "
-                f"({', '.join(DTYPES)}) are analysed. Point model.path at the unquantized checkpoint."
+                f"{self.name} in {self.file.name} has numbers of type {self.dtype}, which numpy does not know."
             )
+        start, end, shape = self.start, self.end, self.shape
+        if part is not None:
+            length = (end - start) // shape[0]
+            start, end, shape = start + part * length, start + (part + 1) * length, shape[1:]
+        values = np.empty(end - start, np.uint8)
+        filled = 0
         descriptor = os.open(self.file, os.O_RDONLY)
         try:
-            raw = os.pread(descriptor, self.end - self.start, self.start)
-            while 0 < len(raw) < self.end - self.start and (
-                more := os.pread(descriptor, self.end - self.start - len(raw), self.start + len(raw))
-            ):
-                raw += more
+            while filled < len(values) and (count := os.preadv(descriptor, [values[filled:].data], start + filled)):
+                filled += count
             # What was read is not needed again: leave the page cache to others.
-            os.posix_fadvise(descriptor, self.start, self.end - self.start, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-        if len(raw) != self.end - self.start:
+        if filled < len(values):
             raise CheckpointError(
-                f"{self.file} is truncated: {self.name} needs {self.end - self.start} bytes, {len(raw)} are there."
+                f"{self.file} is truncated: {self.name} needs {len(values)} bytes, {filled} are there. "
+                "Download it again."
             )
-        values = np.frombuffer(raw, DTYPES[self.dtype])
-        if self.dtype == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        return values.reshape(self.shape)
+        return values.view(DTYPES[self.dtype]).reshape(shape)
 
 
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """What a checkpoint folder holds.
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint folder holds, and what it should hold and does not."""
+
+    tensors: dict[str, Tensor]
+    faults: dict[str, str]
+    """Tensor name to the sentence that says why it cannot be read."""
+
+
+def safetensors_contents(folder: Path) -> Contents:
+    """What the safetensors files of a folder hold; only their headers are read.
 
     Args:
         folder: With `model.safetensors`, or an index and its shards.
 
     Returns:
-        Tensor name to its place.
+        The tensors. A missing shard, or a name that two files hold, is a fault of those tensors.
 
     Raises:
-        CheckpointError: If there is no safetensors file, one of the index is missing, a header is
-            unreadable, or two files hold a tensor of one name.
+        CheckpointError: If the index or a header is unreadable, or none of the files is there.
     """
-    index = folder / INDEX
-    if index.exists():
-        try:
-            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged: {error!r}. Download it again.") from error
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" It holds {', '.join(others[:3])}; convert it to safetensors first." if others else ""
-        raise CheckpointError(f"{folder} holds no .safetensors file.{hint}")
-    tensors: dict[str, StoredTensor] = {}
+    promised = index_of(folder / INDEX)
+    files = sorted({folder / name for name in promised.values()} or folder.glob("*.safetensors"))
+    tensors: dict[str, Tensor] = {}
+    faults: dict[str, str] = {}
+    places: dict[str, Path] = {}
     for file in files:
-        for tensor in _header(file):
-            if tensor.name in tensors:
-                raise CheckpointError(
-                    f"{tensor.name} is in {tensors[tensor.name].file.name} and in {file.name}; remove one of them."
+        if not file.exists():
+            continue
+        for tensor in _header(file, faults):
+            if tensor.name in places:
+                faults[tensor.name] = (
+                    f"{tensor.name} is in {places[tensor.name].name} and in {file.name}; remove one of them."
                 )
+            places[tensor.name] = file
             tensors[tensor.name] = tensor
-    return tensors
+    return reconcile(folder / INDEX, promised, tensors, faults)
 
 
-def _header(file: Path) -> list[StoredTensor]:
-    if not file.exists():
-        raise CheckpointError(f"{file.parent / INDEX} names {file.name}, which is missing. Download it again.")
+def index_of(path: Path) -> dict[str, str]:
+    """Which file each tensor should be in.
+
+    Args:
+        path: Of the index; empty where it does not exist.
+
+    Returns:
+        Tensor name to file name.
+
+    Raises:
+        CheckpointError: If it is unreadable.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}. Download it again.") from error
+
+
+def reconcile(index: Path, promised: dict[str, str], tensors: dict[str, Tensor], faults: dict[str, str]) -> Contents:
+    """Compare what an index promises with what was found.
+
+    Args:
+        index: Its path.
+        promised: Tensor name to file name.
+        tensors: What was found.
+        faults: What was found wrong already.
+
+    Returns:
+        The sound tensors, and a sentence for each of the others.
+
+    Raises:
+        CheckpointError: If none of the promised files exists.
+    """
+    absent = {name for name in set(promised.values()) if not (index.parent / name).exists()}
+    if promised and absent == set(promised.values()):
+        raise CheckpointError(
+            f"{index} names {min(absent)}, which is missing, as all its files are. Download it again."
+        )
+    faults = dict(faults)
+    for name, file in promised.items():
+        if file in absent:
+            faults[name] = (
+                f"{name} is missing: {index} says that it is in {file}, which is not there. Download it again."
+            )
+        elif name not in tensors:
+            faults[name] = f"{name} is missing: {index} says that it is in {file}, which has no such tensor."
+    return Contents({name: tensor for name, tensor in tensors.items() if name not in faults}, faults)
+
+
+def _header(file: Path, faults: dict[str, str]) -> list[StoredTensor]:
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > min(size, LARGEST_HEADER):
                 raise CheckpointError(f"{file} is no safetensors file, or truncated: its header claims {length} bytes.")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
+            entries = json.loads(stream.read(length), object_pairs_hook=_Pairs)
         found = [
             StoredTensor(
-                name, file, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"])
+                name,
+                file,
+                dict(entry)["dtype"],
+                tuple(dict(entry)["shape"]),
+                *(8 + length + at for at in dict(entry)["data_offsets"]),
             )
-            for name, entry in header.items()
+            for name, entry in entries
+            if name != "__metadata__"
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is no safetensors file: its header is unreadable ({error!r}).") from error
-    last = max((tensor.end for tensor in found), default=0)
-    if last > size:
-        raise CheckpointError(f"{file} is truncated: {last} bytes are promised, {size} are there. Download it again.")
+    for name, count in Counter(tensor.name for tensor in found).items():
+        if count > 1:
+            faults[name] = f"{name} is {count} times in {file.name}; save the checkpoint again."
     return found
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The pairs of a JSON object in their order; a dict would hide that a name comes twice."""

@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_ft.reporting.intervals import wilson_interval
-from spectral_ft.types import BenchmarkScore, RunResult, SpectralReport
+from spectral_ft.types import BenchmarkScore, RunResult
 
-SHOWN = ("snr", "alpha_hill", "num_spikes", "spectral_norm", "stable_rank", "effective_rank")
 ACCURACIES = ("exact_match", "acc", "acc_norm")
 
 
@@ -84,27 +83,3 @@ def _cell(score: BenchmarkScore | None) -> str:
         return f"{score.value:.3f}"
     low, high = wilson_interval(score.value, score.n)
     return f"{100 * score.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def spectrum_table(report: SpectralReport, folder: Path) -> str:
-    """The median of each metric by module type.
-
-    Args:
-        report: Of a model.
-        folder: Where it lies.
-
-    Returns:
-        Text for a terminal.
-    """
-    frame = report.frame()
-    table = Table(title=f"{report.model}: medians over {len(frame)} matrices by module type", title_justify="left")
-    for heading in ("type", "matrices", "shape", *SHOWN):
-        table.add_column(heading, justify="left" if heading == "type" else "right")
-    for kind, rows in frame.groupby("type", sort=False):
-        shape = f"{rows['rows'].iloc[0]} x {rows['cols'].iloc[0]}"
-        table.add_row(str(kind), str(len(rows)), shape, *(f"{rows[column].median():.4g}" for column in SHOWN))
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(table)
-        console.print(f"table: {folder / 'spectrum.csv'}")
-    return capture.get()

@@ -5,18 +5,19 @@ import numpy as np
 from spectral_ft.spectral.eigenvalues import Shape, Undefined, nonzero_eigenvalues
 
 
-def num_zero(s: np.ndarray, shape: Shape) -> float:
+def num_zero(s: np.ndarray, shape: Shape, *, threshold: float | None = None) -> float:
     """Eigenvalues below `m eps lambda_1`, which count as zero.
 
     Args:
         s: Singular values, descending, shape (m,).
         shape: Of the matrix; not used.
+        threshold: Absolute cut of the eigenvalues, or None.
 
     Returns:
         The count.
     """
     del shape
-    return float(len(s) - (len(nonzero_eigenvalues(s)) if s[0] else 0))
+    return float(len(s) - (len(nonzero_eigenvalues(s, threshold=threshold)) if s[0] else 0))
 
 
 def spectral_norm(s: np.ndarray, shape: Shape) -> float:

@@ -1,4 +1,4 @@
-"""Spectrum's signal-to-noise ratio and the share it calls noise.
+"""Signal-to-noise ratios: Spectrum's, with the share it calls noise, and the seeds'.
 
 Notation: `s_1 >= ... >= s_m` singular values, `beta = m / n`.
 """
@@ -50,6 +50,26 @@ def snr_noise_fraction(s: np.ndarray, shape: Shape) -> float:
         In [0, 1].
     """
     return float(np.mean(s <= _snr_threshold(s, shape)))
+
+
+def snr_moment(mean: float, std: float) -> float:
+    """The mean of the entries over their standard deviation: no spectral quantity, and signed.
+
+    Source: the code of the SpectraQLoRA repositories, whose text describes Spectrum's.
+
+    Args:
+        mean: Of the entries.
+        std: Of the entries, unbiased.
+
+    Returns:
+        The ratio; scale invariant.
+
+    Raises:
+        Undefined: If all entries are equal.
+    """
+    if std == 0:
+        raise Undefined("all entries are equal")
+    return mean / std
 
 
 def _snr_threshold(s: np.ndarray, shape: Shape) -> float:

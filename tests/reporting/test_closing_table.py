@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from spectral_ft.reporting.closing_table import closing_table, leading, objective, spectrum_table
-from spectral_ft.spectral.metrics import metric_columns
-from spectral_ft.types import MatrixSpectrum, RunResult, SpectralReport
-from tests.oracles import matrix, score
+from spectral_ft.reporting.closing_table import closing_table, leading, objective
+from spectral_ft.types import RunResult
+from tests.oracles import score
 
 BASE = (score("aqua", 0.25), score("aqua", 0.1, metric="acc"), score("gsm8k", 0.0))
 TUNED = (score("aqua", 0.75, stage="tuned"), score("aqua", 0.9, stage="tuned"), score("gsm8k", 0.5, stage="tuned"))
@@ -86,34 +84,3 @@ def test_a_run_without_training_shows_its_time_and_record_only():
     assert "peak memory" not in text
     assert "61" in line_with("seconds in all", text)
     assert str(Path("run") / "result.json") in line_with("record", text)
-
-
-def analysed(values):
-    """A report on matrices of these names and singular values."""
-    found = []
-    for name, s in values.items():
-        shape = (len(s), 2 * len(s))
-        columns, reasons = metric_columns(np.array(s), shape)
-        found.append(
-            MatrixSpectrum(matrix=matrix(name, shape), singular_values=np.array(s), columns=columns, reasons=reasons)
-        )
-    return SpectralReport(model="org/name", fingerprint="f", settings={}, matrices=tuple(found))
-
-
-def cells(line):
-    return [cell.strip() for cell in line.strip("│ ").split("│")]
-
-
-def test_medians_are_by_module_type():
-    values = {"0.q": [3.0, 1.0], "1.q": [5.0, 1.0], "2.q": [64.0, 1.0], "0.v": [128.0, 1.0, 1.0]}
-    text = spectrum_table(analysed(values), Path("run"))
-    assert "org/name: medians over 4 matrices by module type" in text
-    at = cells(text.splitlines()[2].replace("┃", "│")).index("spectral_norm")
-    for kind, count, shape, median in (("q", "3", "2 x 4", "5"), ("v", "1", "3 x 6", "128")):
-        row = cells(line_with(shape, text))
-        assert (row[0], row[1], row[at]) == (kind, count, median)
-    assert str(Path("run") / "spectrum.csv") in text
-
-
-def test_a_metric_without_a_meaning_for_any_matrix_is_nan():
-    assert " nan " in line_with("2 x 4", spectrum_table(analysed({"0.q": [2.0, 1.0]}), Path("run")))

@@ -1,187 +1,220 @@
-"""Oracle: spectra of a few typed values worked out by hand, laws of scale, and samples of known parameters."""
+"""Oracle: laws of scale and rotation, and matrices of which little is defined."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_ft.spectral import metrics
-from spectral_ft.spectral.decomposition import singular_values
+from spectral_ft.spectral.calibrated_bulk import calibrated_bulk
+from spectral_ft.spectral.decomposition import Decomposition, decompose, singular_values
+from spectral_ft.spectral.metrics import COLUMNS, MetricOptions, metric_columns, spectrum_columns
+from spectral_ft.spectral.power_law import power_law
+from spectral_ft.spectral.tail import alpha_hill, alpha_hill_median, alpha_hill_peak
 from tests.oracles import gaussian, law, rotation
+from tests.spectral.spectra import from_eigenvalues, with_spikes
 
-IN_UNITS = {"snr": -1, "spectral_norm": 1, "frobenius_norm": 1}
-"""Columns that change with the scale of the weights, and by which power of it; no other does."""
+OPTIONS = MetricOptions()
+SHAPE = (200, 400)
 
+WITHOUT_UNITS = {
+    "snr_moment", "snr_noise_fraction", "snr_mp", "alpha_hill", "alpha_hill_median", "alpha_hill_peak", "alpha_pl",
+    "ks_distance", "num_spikes", "num_spikes_calibrated", "bulk_ks", "num_zero", "stable_rank", "effective_rank",
+    "condition_number",
+}  # fmt: skip
+POWERS = {"snr": -1, "spectral_norm": 1, "frobenius_norm": 1, "noise_std": 1, "bulk_edge": 2, "x_min": 2}
+"""Columns that change with a power of the scale of the weights."""
+OTHERWISE = {"alpha_hat", "num_spikes_tw"}
 
-def geometric(count: int) -> np.ndarray:
-    """Singular values whose eigenvalues are powers of 3/2."""
-    return np.sqrt(1.5 ** np.arange(count, 0, -1))
-
-
-def with_spikes(count: int, *, factor: float) -> np.ndarray:
-    """A 200 x 400 Gaussian matrix plus orthogonal rank-one terms `factor` times above its largest singular value."""
-    noise = gaussian(200, 400, seed=6)
-    largest_of_noise = np.sqrt(200) + np.sqrt(400)
-    left, right = rotation(200, seed=7)[:, :count], rotation(400, seed=8)[:, :count]
-    return noise + factor * largest_of_noise * left @ right.T
-
-
-def test_snr_of_five_typed_values():
-    # quartiles 4 and 2, beta 1/4: tau = 2 / 1.349 * 1.5 = 2.22, so 10 + 4 + 3 against 2 + 1
-    s = np.array([10.0, 4.0, 3.0, 2.0, 1.0])
-    assert metrics.snr(s, (5, 20)) == pytest.approx(17 / 3 / 10)
-    assert metrics.snr_noise_fraction(s, (5, 20)) == pytest.approx(2 / 5)
+BULK = {"num_spikes_calibrated", "bulk_edge", "bulk_ks", "noise_std", "snr_mp"}
+POWER_LAW = {"alpha_pl", "x_min", "ks_distance", "alpha_hat"}
+NEEDS_FIFTY = {"alpha_hill", "alpha_hill_median", "alpha_hill_peak", "num_spikes", "num_spikes_tw"} | BULK | POWER_LAW
 
 
-def test_the_threshold_of_snr_lies_where_the_formula_says_to_five_digits():
-    # quartiles 4 and 2, beta 1/4: tau = 3 / 1.349 = 2.22387
-    s = np.array([10, 9, 4, 2.2239, 2.2238, 2.1, 2, 1, 0.5])
-    assert metrics.snr_noise_fraction(s, (9, 36)) == pytest.approx(5 / 9)
+@pytest.fixture(scope="module")
+def unscaled() -> Decomposition:
+    # three spikes, some zeros, and a mean that is not zero
+    weights = with_spikes(3, factor=2) + 0.1
+    weights[5:8] = weights[4]
+    return decompose(weights)
 
 
-def test_snr_does_not_care_which_side_is_longer():
-    s = np.array([10.0, 4.0, 3.0, 2.0, 1.0])
-    assert metrics.snr(s, (5, 20)) == metrics.snr(s, (20, 5))
+def times(found: Decomposition, scale: float) -> Decomposition:
+    return Decomposition(found.singular_values * scale, found.mean * scale, found.std * scale, found.precision)
 
 
-def test_an_empty_noise_set_counts_as_one():
-    # no spread: tau = 0, and every value is signal
-    s = np.array([2.0, 2.0, 2.0, 2.0])
-    assert metrics.snr(s, (4, 4)) == pytest.approx(8 / 1 / 2)
-    assert metrics.snr_noise_fraction(s, (4, 4)) == 0
+def test_the_laws_of_scale_below_speak_of_every_column_once():
+    assert sorted([*WITHOUT_UNITS, *POWERS, *OTHERWISE]) == sorted(COLUMNS)
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (48, 192), (160, 60)])
-def test_snr_of_float32_weights_is_the_published_formula_on_numpys_singular_values(shape):
-    weights = (0.02 * gaussian(*shape, seed=9)).astype(np.float32)
-    s = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
-    sigma = (np.percentile(s, 75) - np.percentile(s, 25)) / 1.349
-    tau = sigma * (1 + np.sqrt(min(shape) / max(shape)))
-    noise = s[s <= tau].sum() if (s <= tau).any() else 1.0
-    expected = s[s > tau].sum() / noise / s.max()
-    assert metrics.snr(singular_values(weights), shape) == pytest.approx(expected, rel=1e-9)
-
-
-def test_snr_without_any_noise_energy_is_undefined():
-    with pytest.raises(metrics.Undefined, match="the noise singular values sum to zero"):
-        metrics.snr(np.array([5.0, 0.0, 0.0, 0.0]), (4, 4))
-
-
-@pytest.mark.parametrize(("count", "k"), [(50, 25), (51, 26)])
-def test_alpha_hill_of_a_geometric_spectrum(count, k):
-    # the logarithms of lambda_i over the threshold are ln 1.5 times 1, 2, ..., k
-    expected = 1 + k / (np.log(1.5) * k * (k + 1) / 2)
-    assert metrics.alpha_hill(geometric(count), (count, count)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("exponent", [2.0, 3.0, 4.5])
-def test_alpha_hill_finds_the_exponent_of_pareto_samples(exponent):
-    eigenvalues = 1 + np.random.default_rng(10).pareto(exponent - 1, size=20_000)
-    found = metrics.alpha_hill(np.sqrt(np.sort(eigenvalues)[::-1]), (20_000, 20_000))
-    assert found == pytest.approx(exponent, abs=5 * (exponent - 1) / np.sqrt(10_000))
-
-
-def test_alpha_hill_leaves_zero_eigenvalues_out():
-    with_zeros = np.concatenate([geometric(60)[:50], np.zeros(30)])
-    assert metrics.alpha_hill(with_zeros, (80, 80)) == pytest.approx(metrics.alpha_hill(geometric(60)[:50], (50, 50)))
-
-
-@pytest.mark.parametrize("metric", [metrics.alpha_hill, metrics.num_spikes])
-def test_a_tail_of_fewer_than_50_eigenvalues_is_undefined(metric):
-    with pytest.raises(metrics.Undefined, match="49 nonzero eigenvalues, fewer than 50"):
-        metric(np.concatenate([np.linspace(2, 1, 49), [0.0]]), (50, 50))
-
-
-def test_alpha_hill_of_a_constant_upper_half_is_undefined():
-    with pytest.raises(metrics.Undefined, match="the upper half of the eigenvalues is constant"):
-        metrics.alpha_hill(np.full(60, 3.0), (60, 60))
-
-
-@pytest.mark.parametrize("shape", [(100, 100), (100, 300), (300, 100)])
-def test_noise_has_hardly_a_spike(shape):
-    counts = [metrics.num_spikes(singular_values(gaussian(*shape, seed=seed)), shape) for seed in range(20)]
-    assert np.mean(counts) <= 0.5
-
-
-@pytest.mark.parametrize("count", [1, 5, 12])
-def test_planted_spikes_are_counted(count):
-    assert metrics.num_spikes(singular_values(with_spikes(count, factor=2)), (200, 400)) == count
-
-
-def test_many_spikes_hide_some_of_themselves():
-    # the documented weakness of the mean eigenvalue as the variance
-    assert metrics.num_spikes(singular_values(with_spikes(100, factor=1.3)), (200, 400)) < 100
-
-
-def test_norms_and_ranks_of_typed_values():
-    s = np.array([4.0, 3.0, 0.0])
-    assert metrics.spectral_norm(s, (3, 3)) == 4
-    assert metrics.frobenius_norm(s, (3, 3)) == pytest.approx(5)
-    assert metrics.stable_rank(s, (3, 3)) == pytest.approx(25 / 16)
-    assert metrics.effective_rank(s, (3, 3)) == pytest.approx((7 / 4) ** (4 / 7) * (7 / 3) ** (3 / 7))
-    assert metrics.num_zero(s, (3, 3)) == 1
-
-
-def test_the_condition_number_of_typed_values():
-    assert metrics.condition_number(np.array([8.0, 3.0, 2.0]), (3, 3)) == 4
-
-
-def test_equal_singular_values_have_full_rank():
-    s = np.full(7, 0.3)
-    assert metrics.effective_rank(s, (7, 9)) == pytest.approx(7)
-    assert metrics.stable_rank(s, (7, 9)) == pytest.approx(7)
-
-
-def test_a_matrix_of_rank_one_has_effective_rank_one():
-    weights = np.outer(gaussian(300, 1, seed=11), gaussian(400, 1, seed=12))
-    assert metrics.effective_rank(singular_values(weights), weights.shape) == pytest.approx(1, abs=1e-9)
-
-
-def test_the_condition_number_of_a_deficient_matrix_is_undefined():
-    with pytest.raises(metrics.Undefined, match="rank deficient: 2 of 4 eigenvalues are zero"):
-        metrics.condition_number(np.array([8.0, 3.0, 1e-9, 0.0]), (4, 4))
-
-
-def test_a_zero_matrix_is_null_with_a_reason_wherever_something_divides_by_its_scale():
-    columns, reasons = metrics.metric_columns(np.zeros(60), (60, 80))
-    undefined = {"snr", "alpha_hill", "num_spikes", "stable_rank", "effective_rank", "condition_number"}
-    assert {name for name, value in columns.items() if value is None} == undefined
-    assert {name for name, why in reasons.items() if why == "all singular values are zero"} == undefined - {
-        "condition_number"
-    }
-    assert columns["num_zero"] == 60
-
-
-def test_columns_are_named_after_their_functions_and_only_nulls_have_reasons():
-    s = np.array([3.0, 2.0, 1.0])
-    columns, reasons = metrics.metric_columns(s, (3, 3))
-    assert list(columns) == [metric.__name__ for metric in metrics.METRICS]
-    assert set(reasons) == {"alpha_hill", "num_spikes"}
-    assert columns["condition_number"] == metrics.condition_number(s, (3, 3))
-
-
+@pytest.mark.parametrize("deficient", [False, True])
 @law
-@given(st.integers(-60, 60))
-def test_scale_changes_three_columns_and_no_other(exponent):
-    # powers of two are exact, so equality is too
-    s = singular_values(with_spikes(3, factor=2))
-    before, _ = metrics.metric_columns(s, (200, 400))
-    after, _ = metrics.metric_columns(np.ldexp(s, exponent), (200, 400))
-    for name, value in before.items():
-        assert after[name] == pytest.approx(np.ldexp(value, IN_UNITS.get(name, 0) * exponent), rel=1e-14), name
+@given(exponent=st.floats(-4, 4))
+def test_the_scale_of_the_weights_changes_what_has_units_and_nothing_else(deficient, unscaled, exponent):
+    found = unscaled if deficient else decompose(with_spikes(3, factor=2) + 0.1)
+    scale = 10.0**exponent
+    before, why_before = metric_columns(found, SHAPE, OPTIONS)
+    after, why_after = metric_columns(times(found, scale), SHAPE, OPTIONS)
+    assert why_after == why_before
+    assert set(why_before) == ({"condition_number"} if deficient else set())
+    assert 0 < before["snr_noise_fraction"] < 1  # an empty noise set would have no units
+    for name in (WITHOUT_UNITS | set(POWERS)) - set(why_before):
+        assert after[name] == pytest.approx(before[name] * scale ** POWERS.get(name, 0), rel=1e-9), name
+    shift = 2 * np.log10(scale)
+    assert after["alpha_hat"] == pytest.approx(before["alpha_hat"] + before["alpha_pl"] * shift, abs=1e-7)
 
 
-def test_rotations_change_no_column():
+@pytest.mark.parametrize("scale", [1e-4, 0.37, 1e4])
+def test_scaled_weights_have_the_columns_of_their_scaled_spectrum(scale):
+    weights = with_spikes(3, factor=2) + 0.1
+    expected, _ = metric_columns(times(decompose(weights), scale), SHAPE, OPTIONS)
+    found, _ = metric_columns(decompose(scale * weights), SHAPE, OPTIONS)
+    assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_powers_of_two_change_no_digit_of_what_has_no_units():
+    found = decompose(with_spikes(3, factor=2))
+    before, _ = metric_columns(found, SHAPE, OPTIONS)
+    for exponent in (-60, -7, 60):
+        after, _ = metric_columns(times(found, 2.0**exponent), SHAPE, OPTIONS)
+        assert {name: after[name] for name in WITHOUT_UNITS} == {name: before[name] for name in WITHOUT_UNITS}
+
+
+def test_the_counts_of_lora_ars_code_depend_on_the_scale():
+    s = singular_values(with_spikes(20, factor=1.2))
+    counts = [spectrum_columns(scale * s, SHAPE, OPTIONS)[0]["num_spikes_tw"] for scale in (1, 1e-4)]
+    assert counts == [20, 0]
+
+
+def test_rotations_change_no_column_of_the_spectrum():
     weights = with_spikes(3, factor=2)
     turned = rotation(200, seed=13) @ weights @ rotation(400, seed=14)
-    before, _ = metrics.metric_columns(singular_values(weights), weights.shape)
-    after, _ = metrics.metric_columns(singular_values(turned), weights.shape)
+    before, _ = spectrum_columns(singular_values(weights), weights.shape, OPTIONS)
+    after, _ = spectrum_columns(singular_values(turned), weights.shape, OPTIONS)
     assert after == pytest.approx(before, rel=1e-9)
 
 
+def test_a_matrix_and_its_transpose_have_the_same_columns():
+    weights = with_spikes(3, factor=2)
+    expected, _ = metric_columns(decompose(weights), SHAPE, OPTIONS)
+    found, _ = metric_columns(decompose(weights.T), SHAPE[::-1], OPTIONS)
+    assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_columns_stand_in_one_order_and_each_under_its_own_name(unscaled):
+    columns, reasons = metric_columns(unscaled, SHAPE, OPTIONS)
+    s = unscaled.singular_values
+    assert tuple(columns) == COLUMNS
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    assert set(reasons) == {"condition_number"}
+    assert columns["spectral_norm"] == s[0]
+    assert columns["num_zero"] == 3
+    assert columns["snr_moment"] == unscaled.mean / unscaled.std
+    assert {name: columns[name] for name in BULK} == calibrated_bulk(s, SHAPE)._asdict()
+    assert {name: columns[name] for name in POWER_LAW} == power_law(s, SHAPE)._asdict()
+    for metric in (alpha_hill, alpha_hill_median, alpha_hill_peak):
+        assert columns[metric.__name__] == metric(s, SHAPE)
+
+
+def test_the_columns_of_a_spectrum_are_those_of_a_matrix_but_the_moments(unscaled):
+    columns, reasons = metric_columns(unscaled, SHAPE, OPTIONS)
+    moment = columns.pop("snr_moment")
+    assert moment == pytest.approx(0.1, rel=0.2)
+    assert spectrum_columns(unscaled.singular_values, SHAPE, OPTIONS) == (columns, reasons)
+
+
+def test_a_zero_matrix_is_null_with_a_reason_wherever_something_divides_by_its_scale():
+    columns, reasons = metric_columns(decompose(np.zeros((60, 80))), (60, 80), OPTIONS)
+    divides = NEEDS_FIFTY | {"snr", "stable_rank", "effective_rank"}
+    assert {name for name, why in reasons.items() if why == "all singular values are zero"} == divides
+    assert reasons["condition_number"] == "rank deficient: 60 of 60 eigenvalues are zero"
+    assert reasons["snr_moment"] == "all entries are equal"
+    assert {name for name, value in columns.items() if value is None} == divides | {"condition_number", "snr_moment"}
+    assert {name: columns[name] for name in ("num_zero", "spectral_norm", "frobenius_norm")} == {
+        "num_zero": 60, "spectral_norm": 0, "frobenius_norm": 0,
+    }  # fmt: skip
+
+
+def test_a_matrix_of_one_row_has_norms_and_ranks_and_no_bulk():
+    columns, reasons = metric_columns(decompose(np.array([[3.0, 4.0, 12.0]])), (1, 3), OPTIONS)
+    assert set(reasons) == NEEDS_FIFTY
+    assert set(reasons.values()) == {"1 nonzero eigenvalues, fewer than 50"}
+    assert columns["spectral_norm"] == columns["frobenius_norm"] == pytest.approx(13)
+    assert columns["stable_rank"] == columns["effective_rank"] == columns["condition_number"] == 1
+
+
+@pytest.mark.parametrize(("count", "undefined"), [(49, NEEDS_FIFTY), (50, set())])
+def test_fifty_eigenvalues_are_enough(count, undefined):
+    _, reasons = metric_columns(decompose(gaussian(count, 90, seed=1)), (count, 90), OPTIONS)
+    assert set(reasons) == undefined
+
+
+def test_a_rank_deficient_matrix_is_what_its_nonzero_part_is():
+    noise = gaussian(60, 120, seed=2)
+    weights = rotation(90, seed=3)[:, :60] @ noise
+    columns, reasons = metric_columns(decompose(weights), (90, 120), OPTIONS)
+    expected, _ = metric_columns(decompose(noise), (60, 120), OPTIONS)
+    assert reasons == {"condition_number": "rank deficient: 30 of 90 eigenvalues are zero"}
+    assert columns["num_zero"] == 30
+    same = POWER_LAW | BULK | {"alpha_hill", "alpha_hill_median", "alpha_hill_peak", "spectral_norm", "frobenius_norm"}
+    for name in same | {"stable_rank", "effective_rank"}:
+        assert columns[name] == pytest.approx(expected[name], rel=1e-6), name
+
+
 @law
-@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30), st.integers(0, 50))
-def test_ranks_lie_between_one_and_the_smaller_side(values, excess):
-    s = np.sort(values)[::-1]
-    for rank in (metrics.stable_rank, metrics.effective_rank):
-        assert 1 - 1e-9 <= rank(s, (len(s), len(s) + excess)) <= len(s) + 1e-9
+@given(
+    st.sampled_from([(1, 1), (1, 80), (49, 50), (55, 55), (60, 90), (120, 52)]),
+    st.integers(0, 60),
+    st.sampled_from([1e-150, 1e-20, 1e-3, 1, 1e20, 1e100]),
+    st.sampled_from([0.0, 1.0, 100.0]),
+)
+def test_no_column_is_ever_nan_or_infinite_and_each_null_has_its_reason(shape, rank, scale, mean):
+    rows, cols = shape
+    weights = scale * (gaussian(rows, rank, seed=4) @ gaussian(rank, cols, seed=5) + mean)
+    columns, reasons = metric_columns(decompose(weights), shape, OPTIONS)
+    assert tuple(columns) == COLUMNS
+    assert {name for name, value in columns.items() if value is None} == set(reasons)
+    assert all(reasons.values())
+    for name, value in columns.items():
+        assert value is None or (isinstance(value, float) and np.isfinite(value)), name
+
+
+def changed(options: MetricOptions, found: Decomposition) -> set[str]:
+    before, after = (metric_columns(found, SHAPE, each)[0] for each in (OPTIONS, options))
+    return {name for name in COLUMNS if before[name] != after[name]}
+
+
+def test_the_level_of_the_edge_reaches_the_calibrated_bulk_alone(unscaled):
+    options = MetricOptions(edge_level=0.99)
+    columns, _ = metric_columns(unscaled, SHAPE, options)
+    expected = calibrated_bulk(unscaled.singular_values, SHAPE, level=0.99)
+    assert {name: columns[name] for name in BULK} == expected._asdict()
+    assert {"bulk_edge"} <= changed(options, unscaled) <= BULK
+
+
+def test_the_bins_of_the_histogram_reach_the_peak_alone(unscaled):
+    options = MetricOptions(histogram_bins=7)
+    columns, _ = metric_columns(unscaled, SHAPE, options)
+    assert columns["alpha_hill_peak"] == alpha_hill_peak(unscaled.singular_values, SHAPE, bins=7)
+    assert changed(options, unscaled) == {"alpha_hill_peak"}
+
+
+def test_the_cut_of_the_eigenvalues_reaches_the_tails_and_the_count_of_zeros():
+    # the peak of the histogram lies below the cut
+    generator = np.random.default_rng(7)
+    s = from_eigenvalues(np.append(generator.uniform(0.1, 0.12, size=100), 1 + generator.pareto(2, size=100)))
+    found = Decomposition(s, 0.0, 1.0, "float64")
+    options = MetricOptions(eigenvalue_threshold=float(s[100] ** 2))
+    columns, _ = metric_columns(found, SHAPE, options)
+    assert columns["num_zero"] == 100
+    for metric in (alpha_hill, alpha_hill_median, alpha_hill_peak):
+        assert columns[metric.__name__] == pytest.approx(metric(s[:100], (100, 100)))
+    assert columns["alpha_pl"] == pytest.approx(power_law(s[:100], (100, 100)).alpha_pl)
+    tails = {"alpha_hill", "alpha_hill_median", "alpha_hill_peak"}
+    assert {"num_zero"} | tails <= changed(options, found) <= {"num_zero"} | tails | POWER_LAW
+
+
+def test_all_entries_of_a_constant_matrix_are_equal():
+    columns, reasons = metric_columns(decompose(np.full((60, 80), 0.5)), (60, 80), OPTIONS)
+    assert columns["snr_moment"] is None
+    assert reasons["snr_moment"] == "all entries are equal"
+    assert columns["effective_rank"] == pytest.approx(1)

@@ -1,0 +1,82 @@
+"""The block matrices of a model that is in memory already."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_ft.models.block_matrices import BlockMatrices
+from spectral_ft.models.tensors import Contents, Tensor
+from spectral_ft.models.torch_files import TorchTensor
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PackedParameter:
+    """A parameter that bitsandbytes has packed."""
+
+    parameter: Any
+    dequantize: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it stands for."""
+        state = getattr(self.parameter, "quant_state", None)
+        return tuple(state.shape if state is not None else self.parameter.shape)
+
+    @property
+    def dtype(self) -> str:
+        """Torch's name of the codes' type."""
+        return "F32" if self.dequantize else str(self.parameter.dtype)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether `read` gives numbers."""
+        return self.dequantize
+
+    def read(self, part: int | None = None) -> np.ndarray:
+        """Dequantize.
+
+        Args:
+            part: Index along the first side; None takes all.
+
+        Returns:
+            float32, its shape.
+        """
+        from bitsandbytes.functional import dequantize_4bit
+
+        codes, state = self.parameter.data, getattr(self.parameter, "quant_state", None)
+        if state is None:
+            values = codes.float() * (self.parameter.SCB.float() / 127)[:, None]
+        else:
+            values = dequantize_4bit(codes, state).float()
+        return TorchTensor(values.reshape(self.shape)).read(part)
+
+
+def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> BlockMatrices:
+    """The block matrices of a loaded model; a tied parameter counts once.
+
+    Args:
+        model: With or without PEFT adapters, whose own matrices are left out.
+        dequantize: Read 4-bit and 8-bit parameters as what they stand for; otherwise they are
+            refused.
+
+    Returns:
+        Views of the parameters, copied to the host one at a time.
+    """
+    tensors: dict[str, Tensor] = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): _tensor(parameter, dequantize)
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    origin = f"the loaded {type(model).__name__}"
+    return BlockMatrices(origin, str(model.config.model_type), Contents(tensors, {}))
+
+
+def _tensor(parameter: "torch.nn.Parameter", dequantize: bool) -> Tensor:
+    if getattr(parameter, "quant_state", None) is not None or getattr(parameter, "SCB", None) is not None:
+        return PackedParameter(parameter, dequantize)
+    return TorchTensor(parameter.detach())
