@@ -258,7 +258,6 @@ def test_a_damaged_first_matrix_changes_nothing(analysed: Analyze, tmp_path: Pat
 NULLS = ("spectrum.null_draws=1", "spectrum.include=layers.0.mlp", "analysis.columns=[snr]")
 
 
-@pytest.mark.xfail(strict=True, reason="a row with a fault has no columns of the null, and the first row decides")
 def test_a_damaged_first_matrix_hides_no_null(analysed: Analyze, tmp_path: Path, checkpoint_copy: Path) -> None:
     path = damaged(checkpoint_copy, "model.layers.0.mlp.down_proj")
     called = analysed(path, *NULLS, "analysis.column=snr_excess")
@@ -266,7 +265,6 @@ def test_a_damaged_first_matrix_hides_no_null(analysed: Analyze, tmp_path: Path,
     assert "null-snr.png" in all_figures(tmp_path / "run")
 
 
-@pytest.mark.xfail(strict=True, reason="the report with the fault is still in the folder, and is read again")
 def test_the_same_command_goes_on_once_the_checkpoint_is_repaired(analysed: Analyze, checkpoint_copy: Path) -> None:
     path = damaged(checkpoint_copy)
     assert analysed(path, "figures=false").code == 1

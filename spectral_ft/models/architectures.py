@@ -10,7 +10,7 @@ generic rules and a warning.
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,8 @@ class Place:
     """Name in the checkpoint."""
     expert: int | None = None
     """Its index along the first side of a 3-D tensor."""
+    transposed: bool = False
+    """Whether it is stored as (d_in, d_out)."""
     scale: float = 1.0
     """What the weights are multiplied by; not 1 for a convolution."""
 
@@ -219,12 +221,15 @@ _GENERIC = re.compile(r"(?P<path>.*?\b(?:layers?|h|blocks?)\.(?P<block>\d+)\.(?P
 _NO_LINEAR_MAP = re.compile(r"norm|ln_|embed|wte|wpe|bias|rotary|inv_freq")
 
 
-def block_matrices(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Place, ...]:
+def block_matrices(
+    model_type: str, shapes: Mapping[str, tuple[int, ...]], *, packed: Collection[str] = ()
+) -> tuple[Place, ...]:
     """The linear matrices inside the blocks, in the order of block and name.
 
     Args:
         model_type: As the checkpoint's `config.json` says.
         shapes: Tensor name to stored shape.
+        packed: Names of those that bitsandbytes packed, which it has turned to (d_out, d_in).
 
     Returns:
         One entry a matrix, with its module path, type, side, block, (d_out, d_in), and its tensor.
@@ -243,7 +248,10 @@ def block_matrices(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> tu
         found = [place for tensor, stored in shapes.items() for place in _generic(tensor, stored)]
     else:
         found = [
-            place for stack in stacks for tensor, stored in shapes.items() for place in _in_stack(stack, tensor, stored)
+            place
+            for stack in stacks
+            for tensor, stored in shapes.items()
+            for place in _in_stack(stack, tensor, stored, turned=tensor in packed)
         ]
     if not found:
         raise CheckpointError(
@@ -265,18 +273,22 @@ def is_block_matrix(model_type: str, tensor: str) -> bool:
     """
     stacks = ARCHITECTURES.get(model_type)
     return bool(
-        _generic(tensor, (1, 1)) if stacks is None else any(stack.pattern.fullmatch(tensor) for stack in stacks)
+        _generic(tensor, (1, 1)) or _generic(tensor, (1, 1, 1))
+        if stacks is None
+        else any(stack.pattern.fullmatch(tensor) for stack in stacks)
     )
 
 
-def _in_stack(stack: Stack, tensor: str, stored: tuple[int, ...]) -> list[Place]:
+def _in_stack(stack: Stack, tensor: str, stored: tuple[int, ...], *, turned: bool) -> list[Place]:
     match = stack.pattern.fullmatch(tensor)
     if not match:
         return []
     leaf, block = match["leaf"], int(match["block"])
     name = ".".join(filter(None, (stack.prefix, stack.blocks, match["block"], leaf)))
     kind, side = stack.type_of(leaf), stack.side_of(leaf)
-    return _places(tensor, stored, name=name, kind=kind, side=side, block=block, transposed=stack.transposed)
+    return _places(
+        tensor, stored, name=name, kind=kind, side=side, block=block, transposed=stack.transposed and not turned
+    )
 
 
 def _generic(tensor: str, stored: tuple[int, ...]) -> list[Place]:
@@ -301,7 +313,7 @@ def _places(
     def place(rows: int, cols: int, *, expert: int | None = None, scale: float = 1.0) -> Place:
         full_name = name if expert is None else f"{name}.{expert}"
         matrix = MatrixShape(name=full_name, type=kind, side=side, block=block, shape=(rows, cols))
-        return Place(matrix, tensor, expert=expert, scale=scale)
+        return Place(matrix, tensor, expert=expert, transposed=transposed, scale=scale)
 
     if 0 in stored:
         return []

@@ -33,7 +33,7 @@ class BlockMatrices:
     @cached_property
     def faults(self) -> tuple[str, ...]:
         """A sentence for each block matrix that should be there and is not, or is there twice."""
-        return tuple(fault for name, fault in self.contents.faults.items() if is_block_matrix(self.model_type, name))
+        return tuple(fault for name, fault in self._read_as.faults.items() if is_block_matrix(self.model_type, name))
 
     def read(self, matrix: MatrixShape) -> np.ndarray:
         """Read one matrix.
@@ -42,7 +42,7 @@ class BlockMatrices:
             matrix: One of `matrices`.
 
         Returns:
-            Floats, or the bits of bf16 as uint16; (d_out, d_in), or its transpose as stored.
+            Floats, or the bits of bf16 as uint16; (d_out, d_in).
 
         Raises:
             CheckpointError: If there is no such matrix, or its file is truncated.
@@ -51,6 +51,8 @@ class BlockMatrices:
         weights = self._tensors[place.tensor].read(place.expert)
         if weights.ndim > 2:
             weights = weights.reshape(len(weights), -1)
+        if place.transposed:
+            weights = weights.T
         if place.scale != 1:
             values = widened(weights)
             weights = values * values.dtype.type(place.scale)
@@ -69,12 +71,20 @@ class BlockMatrices:
         return math.prod(matrix.sides) * int(bits or 32) // 8
 
     @cached_property
+    def _read_as(self) -> Contents:
+        return unpacked(self.contents) if self.dequantize else self.contents
+
+    @property
     def _tensors(self) -> dict[str, Tensor]:
-        return unpacked(self.contents.tensors) if self.dequantize else self.contents.tensors
+        return self._read_as.tensors
 
     @cached_property
     def _places(self) -> dict[str, Place]:
-        found = block_matrices(self.model_type, {name: tensor.shape for name, tensor in self._tensors.items()})
+        found = block_matrices(
+            self.model_type,
+            {name: tensor.shape for name, tensor in self._tensors.items()},
+            packed={name for name, tensor in self._tensors.items() if tensor.is_packed},
+        )
         for place in found:
             tensor = self._tensors[place.tensor]
             if not tensor.is_float:

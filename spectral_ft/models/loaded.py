@@ -37,6 +37,11 @@ class PackedParameter:
         """Whether `read` gives numbers."""
         return self.dequantize
 
+    @property
+    def is_packed(self) -> bool:
+        """Always: (d_out, d_in), whatever the architecture's files have."""
+        return True
+
     def read(self, part: int | None = None) -> np.ndarray:
         """Dequantize.
 
@@ -68,12 +73,19 @@ def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> Bl
         Views of the parameters, copied to the host one at a time.
     """
     tensors: dict[str, Tensor] = {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): _tensor(parameter, dequantize)
+        _base_name(name): _tensor(parameter, dequantize)
         for name, parameter in model.named_parameters()
-        if ".lora_" not in name
+        if ".lora_" not in name and ".modules_to_save." not in name
     }
     origin = f"the loaded {type(model).__name__}"
     return BlockMatrices(origin, str(model.config.model_type), Contents(tensors, {}))
+
+
+def _base_name(name: str) -> str:
+    # What a parameter is called without PEFT.
+    for inserted in (".base_layer.", ".original_module."):
+        name = name.replace(inserted, ".")
+    return name.removeprefix("base_model.model.")
 
 
 def _tensor(parameter: "torch.nn.Parameter", dequantize: bool) -> Tensor:

@@ -5,6 +5,8 @@ analysed only on request, after it was dequantized.
 """
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,13 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from spectral_ft.bfloat16 import widened
-from spectral_ft.models.tensors import Tensor
+from spectral_ft.errors import CheckpointError
+from spectral_ft.models.tensors import Contents, Tensor
 
 Packing = Literal["nf4", "nf4-double", "int8"]
 PACKINGS: tuple[Packing, ...] = ("nf4", "nf4-double", "int8")
 
-STATE = ".quant_state.bitsandbytes__"
-"""What follows a 4-bit weight's name in the name of the tensor that describes it."""
+STATE = "quant_state.bitsandbytes__"
+"""What the tensor is called, after a 4-bit weight's name, that has the weight's shape and type."""
+_BESIDE = re.compile(
+    rf"(?P<weight>.+\.weight)[._](?P<part>(?:nested_)?(?:absmax|quant_map)|{re.escape(STATE)}.+|format)"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class PackedTensor:
     shape: tuple[int, ...]
     dtype: str = "F32"
     is_float: bool = True
+    is_packed: bool = True
 
     def read(self, part: int | None = None) -> np.ndarray:
         """Dequantize.
@@ -40,45 +47,56 @@ class PackedTensor:
 
         Returns:
             float32, its shape.
+
+        Raises:
+            CheckpointError: If what describes the codes is incomplete or damaged.
         """
         import torch
         from bitsandbytes.functional import QuantState, dequantize_4bit
 
         codes = torch.from_numpy(self.codes.read().copy())
-        if "SCB" in self.parts:
-            values = _int8_values(codes, torch.from_numpy(widened(self.parts["SCB"].read()).copy()))
-        else:
-            stored = {name: torch.from_numpy(tensor.read().copy()) for name, tensor in self.parts.items()}
-            state = QuantState.from_dict(stored, device=torch.device("cpu"))
-            state.dtype = torch.float32
-            values = dequantize_4bit(codes, state)
+        try:
+            if "SCB" in self.parts:
+                values = _int8_values(codes, torch.from_numpy(widened(self.parts["SCB"].read()).copy()))
+            else:
+                stored = {name: torch.from_numpy(tensor.read().copy()) for name, tensor in self.parts.items()}
+                state = QuantState.from_dict(stored, device=torch.device("cpu"))
+                state.dtype = torch.float32
+                values = dequantize_4bit(codes, state)
+        except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+            raise CheckpointError(
+                f"it cannot be dequantized, since what describes it is damaged: {error!r}."
+            ) from error
         found = values.reshape(self.shape).numpy()
         return found if part is None else found[part]
 
 
-def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, those that bitsandbytes packed as what they stand for.
+def unpacked(contents: Contents) -> Contents:
+    """A checkpoint in which the weights that bitsandbytes packed are what they stand for.
 
     Args:
-        tensors: As stored: codes, and beside each what describes it.
+        contents: As stored: codes, and beside each what describes it.
 
     Returns:
-        The weights alone.
+        The weights alone. What is wrong with a description is a fault of its weight.
     """
-    found = dict(tensors)
-    for name, tensor in tensors.items():
-        if STATE in name:
-            weight = name.partition(STATE)[0]
-            parts = {
-                other.removeprefix(f"{weight}."): found.pop(other) for other in list(found) if _beside(other, weight)
-            }
-            shape = json.loads(bytes(tensor.read()))["shape"]
-            found[weight] = PackedTensor(tensors[weight], parts, tuple(shape))
-        elif name.endswith(".SCB"):
-            weight = name.removesuffix("SCB") + "weight"
-            found.pop(f"{weight}_format", None)
-            found[weight] = PackedTensor(tensors[weight], {"SCB": found.pop(name)}, tensors[weight].shape)
-    return found
+    faults = {(_described(name) or (name, ""))[0]: fault for name, fault in contents.faults.items()}
+    faults |= contents.faults
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in contents.tensors.items():
+        if (described := _described(name)) is None:
+            found[name] = tensor
+        else:
+            weight, part = described
+            parts[weight][part] = tensor
+    for weight, beside in parts.items():
+        state = next((tensor for part, tensor in beside.items() if part.startswith(STATE)), None)
+        if weight in found and state is not None:
+            found[weight] = PackedTensor(found[weight], beside, tuple(json.loads(bytes(state.read()))["shape"]))
+        elif weight in found and "SCB" in beside:
+            found[weight] = PackedTensor(found[weight], {"SCB": beside["SCB"]}, found[weight].shape)
+    return Contents({name: tensor for name, tensor in found.items() if name not in faults}, faults)
 
 
 def rounded(weights: np.ndarray, packing: Packing) -> np.ndarray:
@@ -104,8 +122,12 @@ def rounded(weights: np.ndarray, packing: Packing) -> np.ndarray:
     return np.asarray(dequantize_4bit(packed, state).numpy())
 
 
-def _beside(name: str, weight: str) -> bool:
-    return name.startswith(f"{weight}.") and name != weight
+def _described(name: str) -> tuple[str, str] | None:
+    # The weight that a tensor describes and what it is called there; None for a weight itself.
+    if name.endswith(".SCB"):
+        return name.removesuffix("SCB") + "weight", "SCB"
+    match = _BESIDE.fullmatch(name)
+    return (match["weight"], match["part"]) if match else None
 
 
 def _int8_values(codes: Any, scales: Any) -> Any:

@@ -35,6 +35,11 @@ class Tensor(Protocol):
         ...
 
     @property
+    def is_packed(self) -> bool:
+        """Whether its numbers were packed and are read as what they stand for."""
+        ...
+
+    @property
     def dtype(self) -> str:
         """What its file calls the type of its numbers."""
         ...
@@ -61,6 +66,11 @@ class StoredTensor:
     def is_float(self) -> bool:
         """Whether it holds plain numbers, and no packed ones."""
         return self.dtype in FLOATS
+
+    @property
+    def is_packed(self) -> bool:
+        """Never: packed numbers are read as they are."""
+        return False
 
     def read(self, part: int | None = None) -> np.ndarray:
         """Read the tensor.
@@ -130,7 +140,7 @@ def safetensors_contents(folder: Path) -> Contents:
         if not file.exists():
             continue
         for tensor in _header(file, faults):
-            if tensor.name in places:
+            if places.get(tensor.name, file) != file:
                 faults[tensor.name] = (
                     f"{tensor.name} is in {places[tensor.name].name} and in {file.name}; remove one of them."
                 )
@@ -154,9 +164,12 @@ def index_of(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text())["weight_map"])
+        found = dict(json.loads(path.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}. Download it again.") from error
+    if wrong := [name for name, file in found.items() if not isinstance(file, str)]:
+        raise CheckpointError(f"{path} is damaged: it maps {wrong[0]} to no file name. Download it again.")
+    return found
 
 
 def reconcile(index: Path, promised: dict[str, str], tensors: dict[str, Tensor], faults: dict[str, str]) -> Contents:
@@ -198,6 +211,8 @@ def _header(file: Path, faults: dict[str, str]) -> list[StoredTensor]:
             if length > min(size, LARGEST_HEADER):
                 raise CheckpointError(f"{file} is no safetensors file, or truncated: its header claims {length} bytes.")
             entries = json.loads(stream.read(length), object_pairs_hook=_Pairs)
+        if not isinstance(entries, _Pairs):
+            raise ValueError("it is no JSON object")
         found = [
             StoredTensor(
                 name,

@@ -4,6 +4,7 @@ Torch is imported when such a file is there, and only then.
 """
 
 import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ class TorchTensor:
     def is_float(self) -> bool:
         """Whether it holds plain numbers, and no packed ones."""
         return self.tensor.is_floating_point() and self.tensor.element_size() >= 2
+
+    @property
+    def is_packed(self) -> bool:
+        """Never: packed numbers are read as they are."""
+        return False
 
     def read(self, part: int | None = None) -> np.ndarray:
         """Its entries.
@@ -106,8 +112,9 @@ def _load(file: Path) -> "dict[str, torch.Tensor]":
             f"{file} holds more than weights, and is not opened, since a pickle can run any code: "
             f"{str(error).splitlines()[0]}. Convert it to safetensors where you trust it."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged: {str(error).splitlines()[0]}. Download it again.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, IndexError, struct.error) as error:
+        why = (str(error).splitlines() or [f"it ends too early ({type(error).__name__})"])[0]
+        raise CheckpointError(f"{file} is damaged: {why}. Download it again.") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file} is no state dict: it must map names to tensors.")
     return loaded

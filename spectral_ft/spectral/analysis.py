@@ -21,12 +21,12 @@ from spectral_ft.spectral.decomposition import (
     with_lapack,
     working_bytes,
 )
-from spectral_ft.spectral.metrics import COLUMNS, MetricOptions, metric_columns
+from spectral_ft.spectral.metrics import MetricOptions, metric_columns
 from spectral_ft.spectral.null import null_columns, shuffled
 from spectral_ft.types import MatrixShape, MatrixSpectrum
 
 ReadMatrix = Callable[[MatrixShape], np.ndarray]
-"""Reads one matrix when it is its turn: (d_out, d_in) or its transpose; bf16 as its bits in uint16."""
+"""Reads one matrix when it is its turn: (d_out, d_in); bf16 as its bits in uint16."""
 
 OBSERVED = -1
 """The draw that is no shuffle."""
@@ -92,7 +92,10 @@ def analyse(
                     cache.store(_entry(matrix, draw), decomposition)
     if len(faults) == len(wanted):
         raise CheckpointError(faults[wanted[0].name])
-    return tuple(_spectrum(matrix, found[matrix.name], faults.get(matrix.name), how) for matrix in wanted), len(missing)
+    sound = {matrix.name: _spectrum(matrix, found[matrix.name], how) for matrix in wanted if matrix.name not in faults}
+    columns = list(next(iter(sound.values())).columns)
+    spectra = (sound.get(matrix.name) or _without_spectrum(matrix, faults[matrix.name], columns) for matrix in wanted)
+    return tuple(spectra), len(missing)
 
 
 def _entry(matrix: MatrixShape, draw: int) -> str:
@@ -121,13 +124,17 @@ def _decompose(matrix: MatrixShape, *, read: ReadMatrix, how: Analysis, found: d
         }
     except CheckpointError as error:
         return f"{matrix.name} cannot be analysed: {error}"
+    except OSError as error:
+        return f"{matrix.name} cannot be read: {error}."
     except (ValueError, ArithmeticError) as error:
         return f"{matrix.name}.weight cannot be analysed: {error}. The checkpoint is damaged, or training diverged."
 
 
-def _spectrum(matrix: MatrixShape, draws: Draws, fault: str | None, how: Analysis) -> MatrixSpectrum:
-    if fault:
-        return MatrixSpectrum(matrix, None, dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS, "no spectrum"), fault)
+def _without_spectrum(matrix: MatrixShape, fault: str, columns: list[str]) -> MatrixSpectrum:
+    return MatrixSpectrum(matrix, None, dict.fromkeys(columns), dict.fromkeys(columns, "no spectrum"), fault)
+
+
+def _spectrum(matrix: MatrixShape, draws: Draws, how: Analysis) -> MatrixSpectrum:
     observed = metric_columns(draws[OBSERVED], matrix.sides, how.options)
     shuffles = [draws[draw].singular_values for draw in range(how.null_draws)]
     columns, reasons = null_columns(observed, shuffles, matrix.sides, how.options)

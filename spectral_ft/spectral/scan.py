@@ -7,6 +7,7 @@ Two forms exist: `{MATRIX: {"snr": NUMBER, "type": TYPE}}`, and `{TYPE: {MATRIX:
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ def read_scan(path: Path) -> SpectralReport:
         inside = _INSIDE.search(name)
         if inside is None or re.search(r"norm|ln_|layernorm", inside["leaf"]):
             continue
-        kind = inside["leaf"].rpartition(".")[2]
-        shape = MatrixShape(name=name, type=kind, side="unknown", block=int(inside["block"]), shape=None)
+        shape = MatrixShape(name=name, type=_leaf(inside), side="unknown", block=int(inside["block"]), shape=None)
         reasons = {"snr": "the scan has no number"} if math.isnan(value) else {}
         found.append(MatrixSpectrum(shape, None, {"snr": None if reasons else value}, reasons))
+    leaves = {spectrum.matrix.type for spectrum in found}
+    found = [
+        replace(spectrum, matrix=replace(spectrum.matrix, type=_short(spectrum.matrix.type, leaves)))
+        for spectrum in found
+    ]
     if not found:
         raise CheckpointError(f"{path} has no matrix of a block among its {len(entries)} entries.")
     return SpectralReport(
@@ -97,6 +102,18 @@ def write_unfrozen(path: Path, names: set[str], report: SpectralReport, *, embed
     for kind, members in sorted(by_type.items()):
         lines += [f"# {kind}", *(rf"- ^{re.escape(name)}\.weight$" for name in members)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _leaf(inside: re.Match[str]) -> str:
+    # The path inside a block, without the numbers of experts.
+    return re.sub(r"\.\d+(?=\.)", "", inside["leaf"])
+
+
+def _short(leaf: str, leaves: set[str]) -> str:
+    # The shortest end of a path that no other has.
+    parts = leaf.split(".")
+    ends = (".".join(parts[-length:]) for length in range(1, len(parts)))
+    return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in leaves) == 1), leaf)
 
 
 def _entries(content: dict[str, Any]) -> dict[str, float]:

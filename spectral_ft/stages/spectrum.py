@@ -25,14 +25,16 @@ def report_with_spectra(model: str, checkpoint: Checkpoint, settings: SpectrumSe
         model: What records call it.
         checkpoint: Whose matrices are analysed.
         settings: Which of them, how, and where singular values are kept.
-        folder: Of the run; a report that lies there is read.
+        folder: Of the run; a report without a fault that lies there is read.
 
     Returns:
         The report. Of a damaged matrix it has a fault.
     """
     path = folder / "spectrum.parquet"
     if path.exists():
-        return read_report(path)
+        found = read_report(path)
+        if not any(spectrum.fault for spectrum in found.matrices):
+            return found
     checkpoint = replace(checkpoint, dequantize=settings.dequantize)
     report = report_of_matrices(model, checkpoint.block_matrices, settings, fingerprint=checkpoint.fingerprint)
     write_report(path, report)

@@ -148,7 +148,7 @@ def test_a_gpt2_file_without_the_prefix_is_read_as_the_loaded_model(tmp_path):
     for matrix in checkpoint.matrices:
         weight = expected[matrix.name].numpy()
         assert matrix.shape == weight.shape
-        np.testing.assert_array_equal(checkpoint.block_matrices.read(matrix).T, weight)
+        np.testing.assert_array_equal(checkpoint.block_matrices.read(matrix), weight)
 
 
 def test_blocks_are_ordered_as_numbers():
@@ -226,7 +226,7 @@ def test_stacked_experts_are_taken_one_by_one(unheard_of):
 
 def test_a_convolution_in_bfloat16_is_widened_before_it_is_scaled():
     class Stored:
-        shape, is_float, dtype = (2, 2, 1), True, "BF16"
+        shape, is_float, is_packed, dtype = (2, 2, 1), True, False, "BF16"
 
         def read(self, part=None):
             return np.array([0x3F80, 0x4000, 0xC000, 0], np.uint16).reshape(self.shape)  # 1, 2, -2, 0

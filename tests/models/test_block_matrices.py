@@ -65,9 +65,6 @@ def test_missing_experts_are_a_fault_of_a_known_architecture(tensor):
     assert BlockMatrices("by hand", "mixtral", Contents({}, {tensor: "gone"})).faults == ("gone",)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="is_block_matrix asks with two sides, and the generic rule for stacked experts wants three"
-)
 def test_missing_stacked_experts_are_a_fault_of_an_unknown_architecture():
     name = "model.layers.0.mlp.experts.gate_up_proj"
     assert BlockMatrices("by hand", "unheard_of", Contents({}, {name: "gone"})).faults == ("gone",)

@@ -152,7 +152,6 @@ def test_a_damaged_index_is_named(sharded, text):
         safetensors_contents(sharded)
 
 
-@pytest.mark.xfail(strict=True, reason="the values of weight_map are not checked: a TypeError without a sentence")
 @pytest.mark.parametrize("value", [1, None, {}])
 def test_an_index_that_maps_to_something_else_than_names_is_damaged(sharded, value):
     write_index(sharded, {"a": value, "b": "model-2.safetensors"})
@@ -191,9 +190,6 @@ def test_one_name_twice_in_a_header_is_a_fault_of_it_alone(tmp_path):
     assert contents.faults["w"].startswith("w is ")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the sentence is overwritten: 'w is in model.safetensors and in model.safetensors'"
-)
 def test_one_name_twice_in_a_header_is_said_to_be_there_twice(tmp_path):
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     write_raw(tmp_path / "model.safetensors", [("w", entry), ("w", entry)], bytes(4))
@@ -239,9 +235,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     "header",
     [
-        pytest.param(
-            b"[]", marks=pytest.mark.xfail(strict=True, reason="a list is taken for a header without tensors")
-        ),
+        b"[]",
         b"7",
         b'{"w":{}}',
         b'{"w":[]}',

@@ -117,7 +117,6 @@ def test_a_damaged_matrix_has_a_fault_and_the_others_their_values(cache, damage,
     assert repaired.fault is None
 
 
-@pytest.mark.xfail(strict=True, reason="a file that vanished or may not be read is an OSError, which ends the walk")
 def test_a_file_that_the_system_refuses_is_a_fault_too():
     spectra, _ = analyse(MATRICES, Reader(**{"0.b": PermissionError(13, "denied", "x")}), cache=None, how=ONE)
     assert [spectrum.fault is None for spectrum in spectra] == [True, False, True]

@@ -128,7 +128,6 @@ def conv1d_scan():
     return {f"transformer.h.0.{leaf}": {"snr": 1.0, "type": leaf} for leaf in ("attn.c_proj", "mlp.c_proj")}
 
 
-@pytest.mark.xfail(strict=True, reason="a type is the last word of the name, whatever the scan says: both are c_proj")
 def test_the_projections_of_gpt2_have_types_of_their_own(tmp_path):
     found = read_scan(written(tmp_path, conv1d_scan()))
     assert len({s.matrix.type for s in found.matrices}) == 2
