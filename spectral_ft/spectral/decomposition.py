@@ -17,14 +17,8 @@ import numpy as np
 
 from spectral_ft.bfloat16 import widened
 from spectral_ft.spectral.lapack import call
-from spectral_ft.spectral.smallest import (
-    agrees,
-    factorise,
-    keep_in_other_triangle,
-    needs_refinement,
-    smallest_singular_value,
-)
-from spectral_ft.spectral.tridiagonal import PANEL, eigenvalues
+from spectral_ft.spectral.smallest import agrees, needs_refinement, smallest_direction, squared_length
+from spectral_ft.spectral.tridiagonal import PANEL, eigenvalues, reduced
 
 Precision = Literal["float64", "float32"]
 
@@ -84,11 +78,11 @@ def with_lapack(weights: np.ndarray, *, scale: float, dtype: np.dtype[Any]) -> S
     trace = float(np.trace(gram, dtype=np.float64))
     if not np.isfinite(trace):
         return Squared(np.empty(0), trace, total)
-    kept = keep_in_other_triangle(gram)
-    found = eigenvalues(gram)
-    if needs_refinement(found) and factorise(gram, kept):
-        pieces = (block if scale == 1 else block / scale for block in blocks(weights, BLOCK_ENTRIES))
-        squared = smallest_singular_value(gram, pieces, tall=weights.shape[0] > weights.shape[1]) ** 2
+    matrix = reduced(gram)
+    found = eigenvalues(matrix.band)
+    if needs_refinement(found) and (direction := smallest_direction(matrix)) is not None:
+        pieces = (np.asarray(block, np.float64) / scale for block in blocks(weights, BLOCK_ENTRIES))
+        squared = squared_length(direction, pieces, tall=weights.shape[0] > weights.shape[1])
         if agrees(squared, found):
             found[0] = min(squared, found[1])
     return Squared(found, trace, total)

@@ -24,11 +24,12 @@ ARGUMENTS = {
     "syr2k": 12,
     "sytrd": 10,
     "sterf": 4,
+    "sbtrd": 12,
+    "ormtr": 13,
     "geqrf": 8,
     "larft": 9,
-    "sbtrd": 12,
-    "potrf": 5,
-    "potrs": 8,
+    "pbtrf": 6,
+    "pbtrs": 9,
 }
 """How many each routine takes."""
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from spectral_ft.spectral.eigenvalues import Shape, Undefined, enough_eigenvalues
 
-BLOCK_ENTRIES = 1 << 17
-"""Thresholds times eigenvalues that are compared at a time: 1 MiB, which stays in the cache."""
+BLOCK_ENTRIES = 1 << 15
+"""Thresholds times eigenvalues that are compared at a time: 256 KiB, which stays in the cache."""
+STRIDE = 8
+"""Every which point of the spectrum is looked at first."""
 
 
 class PowerLaw(NamedTuple):
@@ -91,29 +93,42 @@ def best_fit(eigenvalues: np.ndarray, *, first: int, last: int) -> Fit:
     usable = spreads > sizes * len(logs) * np.finfo(np.float64).eps
     if not usable.any():
         raise Undefined("no threshold leaves a tail whose eigenvalues differ")
-    distances = np.where(usable, 0.0, np.inf)
-    for begin, end in _blocks(first, last, len(logs)):
-        chosen = slice(begin - first, end - first)
-        exponents = np.where(usable[chosen], 1 - alphas[chosen], 0.0)
-        gap = logs[None, begin:] - logs[begin:end, None]
-        gap *= exponents[:, None]
-        np.minimum(gap, 0, out=gap)  # what lies below the threshold is masked, and must not overflow
-        np.exp(gap, out=gap)
-        position = np.arange(len(logs) - begin)[None, :] - np.arange(end - begin)[:, None]
-        gap += position / sizes[chosen][:, None]
-        gap -= 1
-        np.abs(gap, out=gap)
-        gap[position < 0] = 0
-        distances[chosen] += gap.max(axis=1)
-    best = int(np.argmin(distances))
-    return Fit(alpha=float(alphas[best]), start=first + best, distance=float(distances[best]))
+    tried = first + np.flatnonzero(usable)
+    exponents = 1 - alphas[usable]
+    # The distance on some of the points is a bound from below: it tells which thresholds cannot be best.
+    bounds = np.concatenate([
+        _distances(logs, tried[part], exponents[part], stride=STRIDE)
+        for part in _parts(len(tried), len(logs) // STRIDE)
+    ])
+    best, least = -1, np.inf
+    order = np.argsort(bounds, kind="stable")
+    for part in _parts(len(order), len(logs)):
+        chosen = np.sort(order[part])
+        if bounds[order[part]][0] > least:
+            break
+        found = _distances(logs, tried[chosen], exponents[chosen])
+        lowest = int(np.argmin(found))
+        if (found[lowest], tried[chosen[lowest]]) < (least, tried[best] if best >= 0 else np.inf):
+            best, least = int(chosen[lowest]), float(found[lowest])
+    return Fit(alpha=float(1 - exponents[best]), start=int(tried[best]), distance=least)
 
 
-def _blocks(first: int, last: int, count: int) -> list[tuple[int, int]]:
-    found = []
-    begin = first
-    while begin < last:
-        end = min(last, begin + max(1, BLOCK_ENTRIES // (count - begin)))
-        found.append((begin, end))
-        begin = end
-    return found
+def _distances(logs: np.ndarray, starts: np.ndarray, exponents: np.ndarray, *, stride: int = 1) -> np.ndarray:
+    # The Kolmogorov-Smirnov distance of each tail to its power law, on every `stride`-th point of the spectrum.
+    points = np.arange(len(logs) - 1, starts.min() - 1, -stride)[::-1]
+    gap = logs[points][None, :] - logs[starts][:, None]
+    gap *= exponents[:, None]
+    np.minimum(gap, 0, out=gap)  # what lies below the threshold is masked, and must not overflow
+    np.exp(gap, out=gap)
+    position = (points[None, :] - starts[:, None]) / (len(logs) - starts)[:, None]
+    gap += position
+    gap -= 1
+    np.abs(gap, out=gap)
+    gap[position < 0] = 0
+    return np.asarray(gap.max(axis=1))
+
+
+def _parts(count: int, width: int) -> list[slice]:
+    # Rows of that width that fit into the cache together.
+    step = max(1, BLOCK_ENTRIES // max(width, 1))
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from spectral_ft.spectral.lapack import call_checked
+from spectral_ft.spectral.tridiagonal import Reduced
 
 BADLY_CONDITIONED = 1e3
 """Condition number from which the Gram matrix's smallest eigenvalue is wrong by more than 1e-10."""
 LANCZOS = 12
 """Vectors that ARPACK keeps; the smallest eigenvalue of a square matrix stands well apart, and few do."""
-KEPT_AT_A_TIME = 128
-"""Rows that are mirrored at a time."""
 
 
 def needs_refinement(eigenvalues: np.ndarray) -> bool:
@@ -50,71 +49,54 @@ def agrees(squared: float, eigenvalues: np.ndarray) -> bool:
     return bool(abs(squared - eigenvalues[0]) <= len(eigenvalues) * np.finfo(np.float64).eps * eigenvalues[-1])
 
 
-def keep_in_other_triangle(gram: np.ndarray) -> np.ndarray:
-    """Copy a Gram matrix into the triangle that the eigenvalue routines leave alone.
+def smallest_direction(reduced: Reduced) -> np.ndarray | None:
+    """The eigenvector of the smallest eigenvalue.
+
+    The inverse of a band matrix costs little to apply, so the work is done there, and its eigenvector
+    is turned back.
 
     Args:
-        gram: C-ordered, shape (m, m), whose upper triangle is set; its lower one is set here.
+        reduced: A positive definite matrix as a band matrix, float64.
 
     Returns:
-        The diagonal, shape (m,), which those routines destroy.
-    """
-    below = np.tril_indices(KEPT_AT_A_TIME, -1)
-    for start in range(0, len(gram), KEPT_AT_A_TIME):
-        stop = start + KEPT_AT_A_TIME
-        gram[stop:, start:stop] = gram[start:stop, stop:].T
-        block = gram[start:stop, start:stop]
-        rows, cols = below if len(block) == KEPT_AT_A_TIME else np.tril_indices(len(block), -1)
-        block[rows, cols] = block[cols, rows]
-    return gram.diagonal().copy()
-
-
-def factorise(gram: np.ndarray, diagonal: np.ndarray) -> bool:
-    """Replace the kept triangle by its Cholesky factor.
-
-    Args:
-        gram: After the eigenvalue routine.
-        diagonal: As `keep_in_other_triangle` gave it.
-
-    Returns:
-        False where the matrix is not positive definite to working precision.
-    """
-    np.fill_diagonal(gram, diagonal)
-    try:
-        call_checked("potrf", gram.dtype, b"U", len(gram), gram, len(gram))
-    except ArithmeticError:
-        return False
-    return True
-
-
-def smallest_singular_value(factor: np.ndarray, pieces: Iterable[np.ndarray], *, tall: bool) -> float:
-    """The smallest singular value, from the matrix itself.
-
-    Args:
-        factor: As `factorise` left it.
-        pieces: The matrix along its longer side, each piece with the whole of the shorter one.
-        tall: Whether pieces are (rows, m) rather than (m, columns).
-
-    Returns:
-        In units of the pieces; infinite where the iteration does not converge.
+        Shape (m,), of length 1; None where the matrix is not positive definite to working precision,
+        or the iteration does not converge.
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-    m = len(factor)
+    factor = reduced.band.copy()
+    m, rows = factor.shape
+    try:
+        call_checked("pbtrf", factor.dtype, b"L", m, rows - 1, factor, rows)
+    except ArithmeticError:
+        return None
 
     def solve(vector: np.ndarray) -> np.ndarray:
         found = np.array(vector, dtype=np.float64).reshape(m)
-        call_checked("potrs", factor.dtype, b"U", m, 1, factor, m, found, m)
+        call_checked("pbtrs", factor.dtype, b"L", m, rows - 1, 1, factor, rows, found, m)
         return found
 
     start = np.random.default_rng(0).standard_normal(m)
     inverse = LinearOperator((m, m), matvec=solve, dtype=np.float64)
     try:
-        direction = eigsh(inverse, k=1, which="LA", v0=start, ncv=min(m, LANCZOS), tol=1e-6)[1][:, 0]
+        direction = eigsh(inverse, k=1, which="LA", v0=start, ncv=LANCZOS, tol=1e-6)[1][:, 0]
     except ArpackNoConvergence:
-        return np.inf
-    for _ in range(2):  # damps what is left of the directions of large singular values
+        return None
+    for _ in range(2):  # damps what is left of the directions of large eigenvalues
         direction = solve(direction)
         direction /= np.linalg.norm(direction)
-    squares = (float(np.sum((piece @ direction if tall else direction @ piece) ** 2)) for piece in pieces)
-    return float(np.sqrt(sum(squares)))
+    return reduced.turned_back(direction)
+
+
+def squared_length(direction: np.ndarray, pieces: Iterable[np.ndarray], *, tall: bool) -> float:
+    """The squared length of a matrix applied to a direction.
+
+    Args:
+        direction: Along the matrix's shorter side, shape (m,).
+        pieces: The matrix along its longer side, each piece with the whole of the shorter one.
+        tall: Whether pieces are (rows, m) rather than (m, columns).
+
+    Returns:
+        In squared units of the pieces.
+    """
+    return float(sum(np.sum((piece @ direction if tall else direction @ piece) ** 2) for piece in pieces))
