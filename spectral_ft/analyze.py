@@ -47,7 +47,9 @@ def job(config: "DictConfig") -> None:
         written = [folder / "spectrum.csv", *inspection.export(experiment, report, folder)]
         written += inspection.draw(experiment, report, folder) if experiment.figures else []
         print("\n".join(map(str, written)))
-        if experiment.analysis.scan is None and (wrong := faults(report, experiment.model.locate())):
+        if experiment.analysis.scan is None and (
+            wrong := faults(report, experiment.model.locate(), experiment.spectrum)
+        ):
             raise CheckpointError(listing(wrong))
 
 

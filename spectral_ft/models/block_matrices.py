@@ -31,9 +31,9 @@ class BlockMatrices:
         return tuple(place.matrix for place in self._places.values())
 
     @cached_property
-    def faults(self) -> tuple[str, ...]:
-        """A sentence for each block matrix that should be there and is not, or is there twice."""
-        return tuple(fault for name, fault in self._read_as.faults.items() if is_block_matrix(self.model_type, name))
+    def faults(self) -> dict[str, str]:
+        """Tensor name to a sentence, for each block matrix that should be there and is not, or is there twice."""
+        return {name: fault for name, fault in self._read_as.faults.items() if is_block_matrix(self.model_type, name)}
 
     def read(self, matrix: MatrixShape) -> np.ndarray:
         """Read one matrix.

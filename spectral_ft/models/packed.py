@@ -93,7 +93,12 @@ def unpacked(contents: Contents) -> Contents:
     for weight, beside in parts.items():
         state = next((tensor for part, tensor in beside.items() if part.startswith(STATE)), None)
         if weight in found and state is not None:
-            found[weight] = PackedTensor(found[weight], beside, tuple(json.loads(bytes(state.read()))["shape"]))
+            try:
+                shape = tuple(map(int, json.loads(bytes(state.read()))["shape"]))
+            except (ValueError, KeyError, TypeError, CheckpointError) as error:
+                faults[weight] = f"{weight} cannot be dequantized, since what describes it is damaged: {error!r}."
+                continue
+            found[weight] = PackedTensor(found[weight], beside, shape)
         elif weight in found and "SCB" in beside:
             found[weight] = PackedTensor(found[weight], {"SCB": beside["SCB"]}, found[weight].shape)
     return Contents({name: tensor for name, tensor in found.items() if name not in faults}, faults)

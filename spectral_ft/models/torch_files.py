@@ -112,7 +112,7 @@ def _load(file: Path) -> "dict[str, torch.Tensor]":
             f"{file} holds more than weights, and is not opened, since a pickle can run any code: "
             f"{str(error).splitlines()[0]}. Convert it to safetensors where you trust it."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, IndexError, struct.error) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AssertionError, struct.error) as error:
         why = (str(error).splitlines() or [f"it ends too early ({type(error).__name__})"])[0]
         raise CheckpointError(f"{file} is damaged: {why}. Download it again.") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):

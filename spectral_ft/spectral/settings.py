@@ -97,6 +97,18 @@ class SpectrumSettings:
             ) from error
         return with_torch(self.device)
 
+    def wants(self, name: str) -> bool:
+        """Whether a matrix is to be analysed.
+
+        Args:
+            name: Of the matrix.
+
+        Returns:
+            True where `include` finds it and `exclude` does not.
+        """
+        included = self.include is None or re.search(self.include, name)
+        return bool(included and (self.exclude is None or not re.search(self.exclude, name)))
+
     def choose(self, matrices: Sequence[MatrixShape]) -> tuple[MatrixShape, ...]:
         """The matrices that are analysed.
 
@@ -110,12 +122,7 @@ class SpectrumSettings:
             ConfigError: If none is left, or a pattern is no regular expression.
         """
         try:
-            kept = tuple(
-                matrix
-                for matrix in matrices
-                if (self.include is None or re.search(self.include, matrix.name))
-                and (self.exclude is None or not re.search(self.exclude, matrix.name))
-            )
+            kept = tuple(matrix for matrix in matrices if self.wants(matrix.name))
         except re.error as error:
             raise ConfigError(
                 f"spectrum.include={self.include!r} or spectrum.exclude={self.exclude!r} is no regular expression: "

@@ -85,17 +85,20 @@ def report_of_matrices(
     return SpectralReport(model=model, fingerprint=key or "", settings=provenance, matrices=spectra)
 
 
-def faults(report: SpectralReport, checkpoint: Checkpoint) -> list[str]:
+def faults(report: SpectralReport, checkpoint: Checkpoint, settings: SpectrumSettings) -> list[str]:
     """What is wrong with a checkpoint's matrices.
 
     Args:
         report: Of the checkpoint.
         checkpoint: Whose files may lack matrices that the report then does not know.
+        settings: Which matrices were asked for.
 
     Returns:
         A sentence for each matrix that is missing or could not be analysed.
     """
-    return [*checkpoint.block_matrices.faults, *(s.fault for s in report.matrices if s.fault)]
+    matrices = replace(checkpoint, dequantize=settings.dequantize).block_matrices
+    missing = [fault for name, fault in matrices.faults.items() if settings.wants(name.removesuffix(".weight"))]
+    return [*missing, *(s.fault for s in report.matrices if s.fault)]
 
 
 def sound_report(model: str, checkpoint: Checkpoint, settings: SpectrumSettings, folder: Path) -> SpectralReport:
@@ -116,7 +119,7 @@ def sound_report(model: str, checkpoint: Checkpoint, settings: SpectrumSettings,
     """
     checkpoint.check_whole()
     report = report_with_spectra(model, checkpoint, settings, folder)
-    if found := faults(report, checkpoint):
+    if found := faults(report, checkpoint, settings):
         raise CheckpointError(listing(found))
     return report
 

@@ -144,7 +144,7 @@ def test_missing_codes_leave_the_other_matrices_readable(packed, tmp_path):
     in_two_shards(folder, tmp_path, lambda name: name == f"{ONE}.weight")
     (tmp_path / "two.safetensors").unlink()
     matrices = Checkpoint(tmp_path, dequantize=True).block_matrices
-    assert len(matrices.faults) == 1 and matrices.faults[0].startswith(f"{ONE}.weight is missing")
+    assert len(matrices.faults) == 1 and matrices.faults[f"{ONE}.weight"].startswith(f"{ONE}.weight is missing")
     assert ONE not in {matrix.name for matrix in matrices.matrices}
     assert len(matrices.matrices) == 13
 
@@ -154,8 +154,23 @@ def test_missing_scales_are_a_fault_of_their_matrix(packed, tmp_path):
     in_two_shards(folder, tmp_path, lambda name: name in {f"{ONE}.weight.absmax", f"{ONE}.SCB"})
     (tmp_path / "two.safetensors").unlink()
     matrices = Checkpoint(tmp_path, dequantize=True).block_matrices
-    assert [fault for fault in matrices.faults if ONE in fault]
+    assert [fault for fault in matrices.faults.values() if ONE in fault]
     assert len(matrices.matrices) >= 13
+
+
+def test_a_damaged_description_is_a_fault_of_its_matrix_alone(packed, tmp_path):
+    kind, _, folder = packed
+    if kind == "int8":
+        pytest.skip("8-bit weights have no description but their scales")
+    tensors = load_file(folder / "model.safetensors")
+    (state,) = (name for name in tensors if name.startswith(f"{ONE}.weight.quant_state"))
+    tensors[state] = torch.tensor(list(b"{not json"), dtype=torch.uint8)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    matrices = Checkpoint(tmp_path, dequantize=True).block_matrices
+    assert list(matrices.faults) == [f"{ONE}.weight"]
+    assert "cannot be dequantized" in matrices.faults[f"{ONE}.weight"]
+    assert len(matrices.matrices) == 13
 
 
 @pytest.mark.parametrize("packing", ["nf4", "nf4-double"])

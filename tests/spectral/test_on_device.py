@@ -85,3 +85,17 @@ def test_the_weights_are_left_alone(solver):
     before = weights.copy()
     decompose(weights, solver=solver)
     np.testing.assert_array_equal(weights, before)
+
+
+def test_the_smallest_singular_value_of_a_badly_conditioned_matrix_is_right():
+    left, _, right = np.linalg.svd(gaussian(60, 80, seed=9), full_matrices=False)
+    typed = np.append(np.linspace(2, 1, 59), 1e-5)
+    found = decompose((left * typed) @ right, solver=with_torch("cpu")).singular_values
+    assert found[-1] == pytest.approx(1e-5, rel=1e-9)
+
+
+def test_what_does_not_converge_stays_as_good_as_the_gram_matrix_has_it():
+    left, _, right = np.linalg.svd(gaussian(200, 200, seed=9))
+    typed = np.geomspace(1, 1e-5, 200)
+    found = decompose((left * typed) @ right, solver=with_torch("cpu")).singular_values
+    assert found[-1] == pytest.approx(1e-5, rel=1e-4)

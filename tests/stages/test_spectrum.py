@@ -60,7 +60,7 @@ def test_a_damaged_matrix_is_a_fault_of_the_report(checkpoint_copy, tmp_path):
     edit(checkpoint_copy, spoil)
     checkpoint = Checkpoint(checkpoint_copy)
     report = report_with_spectra("m", checkpoint, QUICK, tmp_path)
-    (fault,) = faults(report, checkpoint)
+    (fault,) = faults(report, checkpoint, settings())
     assert fault.startswith(f"{ONE}.weight cannot be analysed: 1 of ")
     assert sum(spectrum.singular_values is not None for spectrum in report.matrices) == 2
 
@@ -151,3 +151,13 @@ def test_a_packed_matrix_without_its_scales_keeps_no_other_from_its_results(tmp_
     checkpoint = Checkpoint(tmp_path, dequantize=True)
     report = report_with_spectra("m", checkpoint, settings(dequantize=True), tmp_path / "run")
     assert [spectrum.fault is None for spectrum in report.matrices] == [True, False]
+
+
+def test_a_missing_matrix_that_was_not_asked_for_is_no_fault(checkpoint_copy, tmp_path):
+    names = dict.fromkeys(load_file(checkpoint_copy / "model.safetensors"), "model.safetensors")
+    (checkpoint_copy / INDEX).write_text(json.dumps({"weight_map": names | {f"{ONE}.weight": "gone.safetensors"}}))
+    edit(checkpoint_copy, lambda tensors: tensors.pop(f"{ONE}.weight"))
+    checkpoint = Checkpoint(checkpoint_copy)
+    report = report_with_spectra("m", checkpoint, QUICK, tmp_path)
+    assert len(faults(report, checkpoint, settings())) == 1
+    assert faults(report, checkpoint, settings(exclude=ONE)) == []
