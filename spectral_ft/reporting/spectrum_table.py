@@ -6,8 +6,8 @@ from rich.table import Table
 
 from spectral_ft.types import SpectralReport
 
-SHOWN = ("snr", "alpha_hill", "alpha_pl", "num_spikes", "num_spikes_calibrated", "spectral_norm", "stable_rank")
-WIDTH = 120
+SHOWN = ("snr", "snr_mp", "alpha_hill", "alpha_pl", "num_spikes", "num_spikes_calibrated", "stable_rank")
+WIDTH = 136
 
 
 def spectrum_table(report: SpectralReport) -> str:

@@ -74,10 +74,9 @@ def report_of_matrices(
         stored_bytes=matrices.stored_bytes,
     )
     log.info(
-        "analysed %d matrices of %s%s in %.1f s, %d of them from the cache",
+        "analysed %d matrices of %s in %.1f s, %d of them from the cache",
         len(spectra),
         model,
-        f" as {packing}" if packing else "",
         time.perf_counter() - began,
         len(spectra) - computed,
     )
