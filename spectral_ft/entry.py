@@ -1,6 +1,7 @@
 """What all Hydra entries share: help, sentences instead of tracebacks, exit codes.
 
 Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: interrupted.
+141: whoever read the output closed it.
 """
 
 import errno
@@ -63,6 +64,9 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
             if HydraConfig.get().mode == RunMode.RUN:
                 _fail(str(error))  # a sweep goes through Hydra, which tells the overrides of the failing job
             raise
+        except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         finally:
             folder = Path(HydraConfig.get().runtime.output_dir)  # Hydra makes it before anything is checked
             if folder.is_dir() and not any(folder.iterdir()):

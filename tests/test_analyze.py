@@ -339,3 +339,10 @@ def test_the_spectral_stage_alone_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "LOADED [] True"
     assert (tmp_path / "run" / "spectrum.parquet").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m spectral_ft.analyze figures=false hydra.run.dir={tmp_path / 'run'} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "medians over 28 matrices" in done.stdout
+    assert "Traceback" not in done.stderr and "fault" not in done.stderr

@@ -33,11 +33,12 @@ def line_with(word, text):
 
 
 def test_medians_are_by_module_type():
-    values = {"0.q": [3.0, 1.0], "1.q": [5.0, 1.0], "2.q": [64.0, 1.0], "0.v": [128.0, 1.0, 1.0]}
+    values = {"0.q": [3.0, 1.0], "1.q": [5.0, 1.0], "2.q": [64.0, 1.0], "0.v": [4.0, 1.0, 1.0]}
     text = spectrum_table(analysed(values))
     assert "org/name: medians over 4 matrices by module type" in text
-    at = cells(line_with("spectral_norm", text)).index("spectral_norm")
-    for kind, count, shape, median in (("q", "3", "2 x 4", "5"), ("v", "1", "3 x 6", "128")):
+    at = cells(line_with("stable_rank", text)).index("stable_rank")
+    # sum of squares over the largest: 10/9, 26/25 and 4097/4096; 18/16
+    for kind, count, shape, median in (("q", "3", "2 x 4", "1.04"), ("v", "1", "3 x 6", "1.125")):
         row = cells(line_with(shape, text))
         assert (row[0], row[1], row[at]) == (kind, count, median)
 
@@ -52,9 +53,9 @@ def test_a_matrix_with_a_fault_is_counted_and_not_averaged():
     whole = analysed({"0.q": [3.0, 1.0], "1.q": [5.0, 1.0]})
     broken = MatrixSpectrum(matrix("2.q", (2, 4)), None, dict.fromkeys(COLUMNS), {}, fault="2.q is damaged")
     text = spectrum_table(SpectralReport("m", "f", {}, (*whole.matrices, broken)))
-    at = cells(line_with("spectral_norm", text)).index("spectral_norm")
+    at = cells(line_with("stable_rank", text)).index("stable_rank")
     row = cells(line_with("2 x 4", text))
-    assert (row[1], row[at]) == ("3", "4")
+    assert (row[1], row[at]) == ("3", "1.076")
 
 
 def test_a_scan_has_no_shapes():
