@@ -147,7 +147,7 @@ def read_report(path: Path) -> SpectralReport:
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged or no spectral report: {error}. Remove it and call again.") from error
     fixed = ("name", "type", "side", "block", "rows", "cols")
-    own = {*fixed, "reasons", "fault", "singular_values"}
+    own = {*fixed, "reasons", "fault", "precision", "singular_values"}
     return SpectralReport(
         **head,
         matrices=tuple(
@@ -163,6 +163,7 @@ def read_report(path: Path) -> SpectralReport:
                 columns={key: None if pd.isna(value) else value for key, value in row.items() if key not in own},
                 reasons=json.loads(row["reasons"]),
                 fault=row["fault"],
+                precision=row["precision"],
             )
             for row in table.to_pylist()
         ),

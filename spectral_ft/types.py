@@ -68,6 +68,8 @@ class MatrixSpectrum:
     """For each None in `columns`, why."""
     fault: str | None = None
     """Why the matrix could not be analysed: a sentence with its name."""
+    precision: str | None = None
+    """In which the singular values were computed, `float64` or `float32`; None where they were not."""
 
     def __post_init__(self) -> None:
         """Check the singular values against the shape.
@@ -99,7 +101,7 @@ class SpectralReport:
 
         Returns:
             One row a matrix: name, type, side, block, rows, cols, then the metric columns (null
-            where a metric means nothing) and `reasons`, the explanation of the nulls.
+            where a metric means nothing), `precision`, and `reasons`, the explanation of the nulls.
             A matrix that could not be analysed has its fault there.
         """
         return pd.DataFrame([
@@ -111,6 +113,7 @@ class SpectralReport:
                 "rows": spectrum.matrix.shape and spectrum.matrix.shape[0],
                 "cols": spectrum.matrix.shape and spectrum.matrix.shape[1],
                 **spectrum.columns,
+                "precision": spectrum.precision,
                 "reasons": spectrum.fault or "; ".join(f"{column}: {why}" for column, why in spectrum.reasons.items()),
             }
             for spectrum in self.matrices

@@ -139,7 +139,11 @@ def _spectrum(matrix: MatrixShape, draws: Draws, how: Analysis) -> MatrixSpectru
     shuffles = [draws[draw].singular_values for draw in range(how.null_draws)]
     columns, reasons = null_columns(observed, shuffles, matrix.sides, how.options)
     return MatrixSpectrum(
-        matrix, draws[OBSERVED].singular_values, {**observed[0], **columns}, {**observed[1], **reasons}
+        matrix,
+        draws[OBSERVED].singular_values,
+        {**observed[0], **columns},
+        {**observed[1], **reasons},
+        precision=draws[OBSERVED].precision,
     )
 
 

@@ -25,7 +25,10 @@ Precision = Literal["float64", "float32"]
 BLOCK_ENTRIES = 1 << 20
 """Of the weights, widened at a time."""
 FLOAT32_CONDITION = 1e3
-"""Up to it float32 keeps five digits of every metric but `condition_number`; above, float64 is used."""
+"""Up to it float32 keeps five digits of most metrics; above, float64 is used.
+
+`condition_number` keeps four, and an exponent that searches its threshold may find another one.
+"""
 EXACT_MOMENT = 1e-10
 """Share of the squared entries' sum below which their variance drowns in rounding, and is summed up on its own."""
 
@@ -93,7 +96,7 @@ def decompose(weights: np.ndarray, *, precision: Precision = "float64", solver: 
 
     Args:
         weights: Shape (d_out, d_in), finite floats of any type, or the bits of bf16 as uint16.
-        precision: `float32` takes half the time. It is used only where the condition number that
+        precision: `float32` takes about half the time of a matrix. It is used only where the condition number that
             comes out is below 1e3, since rounding errors of a Gram matrix grow with its square;
             otherwise the matrix is done again in float64, and the result says so.
         solver: Where it is computed.
