@@ -75,7 +75,7 @@ def test_a_value_cannot_be_changed():
 
 def test_a_table_has_a_row_a_matrix_and_explains_its_nulls():
     frame = report({"0.q_proj": 0.5, "3.up_proj": None}, shape=(4, 6)).frame()
-    assert frame.drop(columns=["name", "side"]).fillna(-1).to_dict("records") == [
+    assert frame.drop(columns=["name", "side", "precision"]).fillna(-1).to_dict("records") == [
         {"type": "q_proj", "block": 0, "rows": 4, "cols": 6, "snr": 0.5, "reasons": ""},
         {"type": "up_proj", "block": 3, "rows": 4, "cols": 6, "snr": -1, "reasons": "snr: made null here"},
     ]

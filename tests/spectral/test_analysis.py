@@ -283,3 +283,11 @@ def test_options_reach_the_metrics():
     (spectrum, *_), _ = analyse(MATRICES[:1], Reader(), cache=None, how=Analysis(options=options))
     assert spectrum.columns["num_zero"] == 1  # of 25 and 1
     assert metric_columns(decompose(np.diag(VALUES["0.a"])), (2, 2), MetricOptions())[0]["num_zero"] == 0
+
+
+def test_each_matrix_says_in_which_precision_it_was_computed():
+    values = {"0.a": np.linspace(2, 1, 60), "0.b": np.geomspace(1, 1e-4, 60)}
+    matrices = [matrix(name, (60, 60)) for name in values]
+    how = Analysis(precision="float32")
+    spectra, _ = analyse(matrices, Reader(**values), cache=None, how=how)
+    assert [spectrum.precision for spectrum in spectra] == ["float32", "float64"]
