@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from spectral_ft.configuration import EMBEDDED_MODEL
+from spectral_ft.configuration import CONF, EMBEDDED_MODEL
 from spectral_ft.errors import ConfigError, SpectralFTError
 from spectral_ft.experiment import Experiment
 from spectral_ft.fingerprint import cache_home
@@ -67,7 +67,19 @@ def build_experiment(config: DictConfig) -> Experiment:
     return Experiment(run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components)
 
 
+def _with_policy(config: DictConfig) -> DictConfig:
+    # A control names another policy, whose options are those of its file.
+    name = str(config.of)
+    file = CONF / "rank_policy" / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(path.stem for path in file.parent.glob("*.yaml"))
+        raise ConfigError(f"rank_policy.of={name} is no policy; there is {', '.join(known)}.{nearest(name, known)}")
+    return OmegaConf.create({**config, "of": OmegaConf.load(file)})
+
+
 def _component(group: str, config: DictConfig) -> Any:
+    if group == "rank_policy" and isinstance(config.get("of"), str):
+        config = _with_policy(config)
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from spectral_ft import storage
 from spectral_ft.types import AllocationPlan, RunResult
-from tests.conftest import EMBEDDED, QUICK, REPOSITORY, call_entry
+from tests.conftest import EMBEDDED, QUICK, REPOSITORY, Called, call_entry
 
 CONTRACT = {"spectrum.parquet", "plan.json", "adapter", "train.jsonl", "scores.json", "samples", "result.json"}
 RUN = (*QUICK, "benchmark.limit=4", "tracking.mode=disabled")
@@ -174,3 +175,9 @@ def test_readme_commands_are_understood() -> None:
         single = [word.split(",")[0] for word in overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             compose("config", overrides=single)
+
+
+def test_learning_rates_that_are_not_applied_are_told(command: Callable[..., Called]) -> None:
+    called = command("rank_policy=snr_tiers", *RUN, "training.max_steps=1")
+    assert called.code == 0
+    assert "other learning rates on 7 matrices" in called.err and "x0.5" in called.err

@@ -3,8 +3,8 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -20,6 +20,14 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 ROUNDING = 1e-9
 """0.7 of 90 is 62.99999999999999 in floating point, and 63."""
 Block = Annotated[int, Field(ge=0)]
+
+
+class Given(NamedTuple):
+    """What a policy gives to one matrix."""
+
+    rank: int
+    lora_alpha: float
+    lr_multiplier: float = 1.0
 
 
 def candidates(report: SpectralReport, *, target_modules: Targets, lowest_block: int) -> list[MatrixSpectrum]:
@@ -62,17 +70,16 @@ def candidates(report: SpectralReport, *, target_modules: Targets, lowest_block:
     return kept
 
 
-def top(spectra: Sequence[MatrixSpectrum], *, column: str, fraction: float, scope: Scope) -> set[str]:
-    """The names of the highest in a column.
+def ranked(spectra: Sequence[MatrixSpectrum], *, column: str, scope: Scope) -> dict[str, list[tuple[float, str]]]:
+    """Candidates by the value of a column, highest first, ties by name; those where it is null are left out.
 
     Args:
         spectra: Candidates.
-        column: Column of the report, highest first; ties by name.
-        fraction: Of each scope, in (0, 1]; rounded down, at least one matrix.
+        column: Of the report.
         scope: `per_type` ranks within each module type, `global` among all.
 
     Returns:
-        Module names.
+        Scope to (value, module name).
 
     Raises:
         PlanError: If the report has no such column, or it is null everywhere.
@@ -84,18 +91,67 @@ def top(spectra: Sequence[MatrixSpectrum], *, column: str, fraction: float, scop
             raise PlanError(f"rank_policy.column={column!r} is not in the report; its columns are {known}.")
         value = spectrum.columns[column]
         if value is not None:
-            scopes[spectrum.matrix.type if scope == "per_type" else "all"].append((-value, spectrum.matrix.name))
+            scopes[spectrum.matrix.type if scope == "per_type" else "all"].append((value, spectrum.matrix.name))
     if not scopes:
         example = spectra[0]
         raise PlanError(
             f"rank_policy.column={column!r} is null for all {len(spectra)} candidates "
             f"({example.matrix.name}: {example.reasons.get(column, 'no reason given')}), so nothing can be selected."
         )
-    return {
-        name
-        for members in scopes.values()
-        for _, name in sorted(members)[: max(1, math.floor(fraction * len(members) + ROUNDING))]
-    }
+    return {key: sorted(members, key=lambda member: (-member[0], member[1])) for key, members in scopes.items()}
+
+
+def count_of(fraction: float, count: int) -> int:
+    """How many a fraction selects.
+
+    Args:
+        fraction: In (0, 1].
+        count: Of the scope.
+
+    Returns:
+        Rounded down, at least 1.
+    """
+    return max(1, math.floor(fraction * count + ROUNDING))
+
+
+def top(spectra: Sequence[MatrixSpectrum], *, column: str, fraction: float, scope: Scope) -> set[str]:
+    """The names of the highest in a column.
+
+    Args:
+        spectra: Candidates.
+        column: Of the report.
+        fraction: Of each scope, in (0, 1]; rounded down, at least one matrix.
+        scope: As for `ranked`.
+
+    Returns:
+        Module names.
+    """
+    scopes = ranked(spectra, column=column, scope=scope)
+    return {name for members in scopes.values() for _, name in members[: count_of(fraction, len(members))]}
+
+
+def above(spectra: Sequence[MatrixSpectrum], *, column: str, threshold: float) -> set[str]:
+    """The names of those above a value in a column.
+
+    Args:
+        spectra: Candidates.
+        column: Of the report.
+        threshold: In the column's unit; what equals it is not above.
+
+    Returns:
+        Module names.
+
+    Raises:
+        PlanError: If there is none.
+    """
+    (members,) = ranked(spectra, column=column, scope="global").values()
+    chosen = {name for value, name in members if value > threshold}
+    if not chosen:
+        raise PlanError(
+            f"rank_policy.threshold={threshold:g} on {column} selects none of the {len(members)} candidates: the "
+            f"highest value is {members[0][0]:.4g} ({members[0][1]}), the median {members[len(members) // 2][0]:.4g}."
+        )
+    return chosen
 
 
 def allocate(report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha: float) -> tuple[MatrixAllocation, ...]:
@@ -113,15 +169,34 @@ def allocate(report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha:
     Raises:
         PlanError: If the rank is above a chosen matrix's smaller side.
     """
+    return allocate_each(report, dict.fromkeys(chosen, Given(rank, lora_alpha)))
+
+
+def allocate_each(report: SpectralReport, given: Mapping[str, Given]) -> tuple[MatrixAllocation, ...]:
+    """Give each chosen matrix its own rank and freeze the others.
+
+    Args:
+        report: Of the model.
+        given: Module name to what it gets.
+
+    Returns:
+        One allocation a matrix, in the report's order.
+
+    Raises:
+        PlanError: If nothing is given, or a rank is above a matrix's smaller side.
+    """
+    if not given:
+        raise PlanError(f"the rank policy selects none of the {len(report.matrices)} matrices of {report.model}.")
+    allocations = []
     for spectrum in report.matrices:
-        if spectrum.matrix.name in chosen and rank > spectrum.matrix.smaller_side:
+        name, got = spectrum.matrix.name, given.get(spectrum.matrix.name)
+        if got is None:
+            allocations.append(MatrixAllocation(name=name, rank=0, lora_alpha=0.0))
+            continue
+        if got.rank > spectrum.matrix.smaller_side:
             raise PlanError(
-                f"rank_policy.rank={rank} is above the smaller side of {spectrum.matrix.name}, whose shape is "
+                f"rank_policy.rank={got.rank} is above the smaller side of {name}, whose shape is "
                 f"{spectrum.matrix.shape}: take at most {spectrum.matrix.smaller_side}."
             )
-    return tuple(
-        MatrixAllocation(name=name, rank=rank, lora_alpha=lora_alpha)
-        if (name := spectrum.matrix.name) in chosen
-        else MatrixAllocation(name=name, rank=0, lora_alpha=0.0)
-        for spectrum in report.matrices
-    )
+        allocations.append(MatrixAllocation(name, got.rank, got.lora_alpha, got.lr_multiplier))
+    return tuple(allocations)

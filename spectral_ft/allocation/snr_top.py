@@ -3,7 +3,19 @@
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.allocation.selection import Alpha, Block, Fraction, Rank, Scope, Targets, allocate, candidates, top
+from spectral_ft.allocation.selection import (
+    Alpha,
+    Block,
+    Fraction,
+    Rank,
+    Scope,
+    Targets,
+    above,
+    allocate,
+    candidates,
+    top,
+)
+from spectral_ft.errors import ConfigError
 from spectral_ft.types import MatrixAllocation, SpectralReport
 
 
@@ -16,7 +28,8 @@ class SnrTop:
     """
 
     column: str
-    top_fraction: Fraction
+    top_fraction: Fraction | None
+    threshold: float | None
     scope: Scope
     rank: Rank
     lora_alpha: Alpha
@@ -24,6 +37,17 @@ class SnrTop:
     lowest_block: Block
 
     reads_spectrum = True
+
+    def __post_init__(self) -> None:
+        """Check that there is one rule.
+
+        Raises:
+            ConfigError: If both or neither of `top_fraction` and `threshold` are given.
+        """
+        if (self.top_fraction is None) == (self.threshold is None):
+            raise ConfigError(
+                "rank_policy.top_fraction and rank_policy.threshold: give one of them, null for the other."
+            )
 
     def allocate(self, report: SpectralReport) -> tuple[MatrixAllocation, ...]:
         """Allocate.
@@ -38,5 +62,8 @@ class SnrTop:
             PlanError: If nothing can be selected or the rank is too high for a matrix.
         """
         spectra = candidates(report, target_modules=self.target_modules, lowest_block=self.lowest_block)
-        chosen = top(spectra, column=self.column, fraction=self.top_fraction, scope=self.scope)
+        if self.threshold is not None:
+            chosen = above(spectra, column=self.column, threshold=self.threshold)
+        else:
+            chosen = top(spectra, column=self.column, fraction=self.top_fraction or 1.0, scope=self.scope)
         return allocate(report, chosen, rank=self.rank, lora_alpha=self.lora_alpha)

@@ -59,6 +59,14 @@ def train_adapter(
     from spectral_ft.models.loading import load_model, load_tokenizer
     from spectral_ft.training.train import remove_checkpoints, seed_everything, train
 
+    if asked := [allocation for allocation in plan.adapted if allocation.lr_multiplier != 1]:
+        log.warning(
+            "the plan asks for other learning rates on %d matrices (%s: x%g), which training does not apply yet: all "
+            "have training.learning_rate",
+            len(asked),
+            asked[0].name,
+            asked[0].lr_multiplier,
+        )
     dataset, trust = experiment.dataset, experiment.model.trust_remote_code
     tokenizer = load_tokenizer(checkpoint.folder, trust_remote_code=trust)
     examples = tokenise(

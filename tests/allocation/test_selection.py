@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_ft.allocation.selection import allocate, candidates, top
+from spectral_ft.allocation.selection import above, allocate, allocate_each, candidates, top
 from spectral_ft.errors import PlanError
+from spectral_ft.types import SpectralReport
 from tests.oracles import law, report
 
 SMALL = report({"0.q_proj": 4.0, "0.up_proj": 1.0, "1.q_proj": 3.0, "1.up_proj": 2.0})
@@ -143,5 +144,18 @@ def test_a_rank_may_reach_the_smaller_side_and_not_more():
 
 
 def test_a_frozen_matrix_may_be_smaller_than_the_rank():
-    narrow = report({"0.k_proj": 1.0}, shape=(4, 16))
-    assert allocate(narrow, set(), rank=5, lora_alpha=1.0)[0].rank == 0
+    spectra = (*report({"0.k_proj": 1.0}, shape=(4, 16)).matrices, *report({"0.q_proj": 1.0}, shape=(16, 16)).matrices)
+    both = SpectralReport("by hand", "", {}, spectra)
+    assert [a.rank for a in allocate(both, {"model.layers.0.q_proj"}, rank=5, lora_alpha=1.0)] == [0, 5]
+
+
+def test_a_policy_that_gives_nothing_is_refused():
+    with pytest.raises(PlanError, match="selects none of the 1 matrices of by hand"):
+        allocate_each(report({"0.k_proj": 1.0}), {})
+
+
+def test_what_is_above_a_value_is_strictly_above():
+    spectra = report({"0.q": 1.0, "1.q": 2.0, "2.q": 3.0, "3.q": None}).matrices
+    assert above(spectra, column="snr", threshold=2.0) == {"model.layers.2.q"}
+    with pytest.raises(PlanError, match=r"threshold=3 on snr selects none of the 3 .* highest value is 3 .*median 2"):
+        above(spectra, column="snr", threshold=3.0)

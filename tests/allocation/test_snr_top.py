@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spectral_ft.allocation.snr_top import SnrTop
-from spectral_ft.errors import PlanError
+from spectral_ft.errors import ConfigError, PlanError
 from tests.oracles import law, report
 
 values = st.dictionaries(
@@ -18,6 +18,7 @@ def snr_top(**options):
     defaults = {
         "column": "snr",
         "top_fraction": 0.25,
+        "threshold": None,
         "scope": "per_type",
         "rank": 8,
         "lora_alpha": 32.0,
@@ -77,3 +78,16 @@ def test_a_column_that_is_missing_is_named():
 def test_options_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         snr_top(**wrong)
+
+
+def test_a_threshold_selects_among_all_types():
+    columns = {f"{block}.q_proj": float(block) for block in range(4)} | {"0.up_proj": 9.0}
+    allocated = snr_top(top_fraction=None, threshold=1.5).allocate(report(columns))
+    adapted = {a.name.removeprefix("model.layers.") for a in allocated if a.rank}
+    assert adapted == {"2.q_proj", "3.q_proj", "0.up_proj"}
+
+
+@pytest.mark.parametrize("options", [{"threshold": 1.0}, {"top_fraction": None}])
+def test_a_fraction_and_a_threshold_exclude_each_other(options):
+    with pytest.raises(ConfigError, match=r"top_fraction and rank_policy\.threshold: give one"):
+        snr_top(**options)
