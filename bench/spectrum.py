@@ -29,7 +29,7 @@ LLAMA_2_7B = {"q_proj": (4096, 4096), "k_proj": (4096, 4096), "v_proj": (4096, 4
 LLAMA_2_7B_MLP = {"gate_proj": (11008, 4096), "up_proj": (11008, 4096), "down_proj": (4096, 11008)}
 ONE_CORE = ("ours", "torch svdvals fp32", "torch svdvals fp64", "scipy svd fp32", "scipy svd fp64")
 PEERS = ("spectrum", "lora-ar", "weightwatcher")
-LARGE = ("ours", "spectrum")
+LARGE = ("ours", "torch svdvals fp32", "scipy svd fp32", "scipy svd fp64", "spectrum", "lora-ar")
 
 
 def weights(folder: Path) -> "Iterator[tuple[str, np.ndarray]]":
@@ -205,7 +205,7 @@ def main() -> None:
     if arguments.large_rounds:
         with tempfile.TemporaryDirectory() as folder:
             large_checkpoint(Path(folder))
-            large, large_rate = measured(Path(folder), LARGE, (), arguments.large_rounds)
+            large, large_rate = measured(Path(folder), (*LARGE, *watched[2:]), (), arguments.large_rounds)
             large_bound = limit(Path(folder)) / large_rate
     found = ratios(small, large, large_bound)
     heading = [

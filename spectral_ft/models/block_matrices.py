@@ -8,8 +8,8 @@ import numpy as np
 
 from spectral_ft.bfloat16 import widened
 from spectral_ft.errors import CheckpointError
-from spectral_ft.models.architectures import Place, block_matrices, is_block_matrix
 from spectral_ft.models.packed import unpacked
+from spectral_ft.models.places import Place, block_matrices, is_block_matrix
 from spectral_ft.models.tensors import Contents, Tensor
 from spectral_ft.types import MatrixShape
 

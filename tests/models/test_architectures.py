@@ -8,10 +8,10 @@ from safetensors.numpy import load_file, save_file
 
 from spectral_ft.bfloat16 import widened
 from spectral_ft.errors import CheckpointError
-from spectral_ft.models.architectures import block_matrices, is_block_matrix
 from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.loaded import loaded_matrices
+from spectral_ft.models.places import block_matrices, is_block_matrix
 from spectral_ft.models.tensors import Contents, safetensors_contents
 from spectral_ft.spectral.decomposition import singular_values as decomposed
 from tests.models.tiny_models import MODEL_TYPES, as_in_files, linear_weights, model_of, singular_values

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_ft.allocation.controls import Inverse, Random
 from spectral_ft.allocation.depth import Depth
+from spectral_ft.allocation.inverse import Inverse
+from spectral_ft.allocation.random import Random
 from spectral_ft.errors import ConfigError
 from tests.oracles import law, report
 
