@@ -37,19 +37,18 @@ def job(config: "DictConfig") -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = build_experiment(config)
     with claimed(folder, experiment.run_id):
-        report = inspection.inspected_report(experiment, folder)
+        checkpoint = experiment.model.locate() if experiment.analysis.scan is None else None
+        report = inspection.inspected_report(experiment, checkpoint, folder)
         inspection.check_columns(experiment, report)
         with replacing(folder / "spectrum.csv") as part:
             report.frame().to_csv(part, index=False)
         print(spectrum_table(report))
         if experiment.analysis.drift is not None:
-            print(inspection.compare(experiment, report, folder))
+            print(inspection.compare(experiment, checkpoint, report, folder))
         written = [folder / "spectrum.csv", *inspection.export(experiment, report, folder)]
         written += inspection.draw(experiment, report, folder) if experiment.figures else []
         print("\n".join(map(str, written)))
-        if experiment.analysis.scan is None and (
-            wrong := faults(report, experiment.model.locate(), experiment.spectrum)
-        ):
+        if checkpoint and (wrong := faults(report, checkpoint, experiment.spectrum)):
             raise CheckpointError(listing(wrong))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from spectral_ft.allocation.selection import top
 from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment
+from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.packed import PACKINGS
 from spectral_ft.reporting.drift import drift, jaccard
 from spectral_ft.reporting.spectrum_table import drift_table
@@ -26,19 +27,20 @@ if TYPE_CHECKING:
 CURVE_POINTS = 400
 
 
-def inspected_report(experiment: Experiment, folder: Path) -> SpectralReport:
+def inspected_report(experiment: Experiment, checkpoint: Checkpoint | None, folder: Path) -> SpectralReport:
     """The report that `analyze` shows: of a checkpoint, or of a published scan.
 
     Args:
         experiment: Its components.
+        checkpoint: Of the model; None takes the scan.
         folder: Of the run.
 
     Returns:
         The report, which is also `spectrum.parquet`.
     """
-    if experiment.analysis.scan is None:
-        return report_with_spectra(experiment.model.label, experiment.model.locate(), experiment.spectrum, folder)
-    report = read_scan(Path(experiment.analysis.scan).expanduser())
+    if checkpoint is not None:
+        return report_with_spectra(experiment.model.label, checkpoint, experiment.spectrum, folder)
+    report = read_scan(Path(str(experiment.analysis.scan)).expanduser())
     write_report(folder / "spectrum.parquet", report)
     return report
 
@@ -85,11 +87,12 @@ def export(experiment: Experiment, report: SpectralReport, folder: Path) -> list
     return written
 
 
-def compare(experiment: Experiment, report: SpectralReport, folder: Path) -> str:
+def compare(experiment: Experiment, checkpoint: Checkpoint | None, report: SpectralReport, folder: Path) -> str:
     """How far metrics and the selection move when the weights are packed, or in another report.
 
     Args:
         experiment: Its components.
+        checkpoint: Of the model; None where the report is a scan.
         report: The report.
         folder: Of the run; `drift.csv` and the report of the packed weights are left there.
 
@@ -102,9 +105,9 @@ def compare(experiment: Experiment, report: SpectralReport, folder: Path) -> str
     other = str(experiment.analysis.drift)
     packing = next((known for known in PACKINGS if known == other), None)
     if packing:
-        if experiment.analysis.scan is not None:
+        if checkpoint is None:
             raise ConfigError(f"analysis.drift={packing} needs the weights, and analysis.scan has none: leave one out.")
-        checkpoint = replace(experiment.model.locate(), dequantize=experiment.spectrum.dequantize)
+        checkpoint = replace(checkpoint, dequantize=experiment.spectrum.dequantize)
         after = report_of_matrices(
             f"{report.model} in {packing}",
             checkpoint.block_matrices,
