@@ -1,5 +1,7 @@
 """Oracle: the linear modules of the loaded models themselves, and the matrices of their files."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.loaded import loaded_matrices
 from spectral_ft.models.packed import PACKINGS
 from spectral_ft.stages.spectrum import report_of_matrices
+from tests.conftest import REPOSITORY
 from tests.models.tiny_models import linear_weights, model_of
 from tests.spectral.test_settings import settings
 
@@ -134,3 +137,11 @@ def test_packing_llama_gives_the_spectrum_that_bitsandbytes_gives(packing, tmp_p
     assert packing in PACKINGS and found.settings["packing"] == packing
     for one, other in zip(found.matrices, expected.matrices, strict=True):
         np.testing.assert_allclose(one.singular_values, other.singular_values, atol=5e-4 * other.singular_values[0])
+
+
+def test_the_guides_three_lines_analyse_a_model_in_memory(capsys):
+    text = (REPOSITORY / "docs" / "guide.md").read_text()
+    (example,) = (part for part in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "loaded_matrices" in part)
+    exec(example, {"model": model_of("llama", hidden_size=64, intermediate_size=128, head_dim=16)})
+    name, value = capsys.readouterr().out.split()
+    assert name.startswith("model.layers.0.") and float(value) >= 0
