@@ -21,11 +21,11 @@ install: $(BIN)/.installed  ## make .venv with the pinned versions of constraint
 run: install  ## the main job on the embedded model: analyse, allocate, fine-tune, evaluate
 	$(BIN)/python -m spectral_ft.run
 
-test: install  ## the default suite, under five minutes on two cores
-	$(BIN)/python -m pytest
+test: install  ## the default suite, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto
 
 test-real: install  ## the tests on real checkpoints and data, where the folders exist
 	$(BIN)/python -m pytest -m real_model

@@ -3,7 +3,12 @@
 import importlib
 import sys
 
-COMMANDS = {"run": "the whole job: analyse, allocate, train, score", "analyze": "the spectral stage alone"}
+COMMANDS = {
+    "run": "the whole job: analyse, allocate, train, score",
+    "analyze": "the spectral stage alone",
+    "plan": "which matrix gets which rank, and what that costs, without training",
+    "export": "a finished run as a merged model, PEFT adapter, state dict or Axolotl list",
+}
 
 
 def main() -> None:

@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from spectral_ft.composition import check_composition, check_parts
 from spectral_ft.configuration import CONF, EMBEDDED_MODEL
 from spectral_ft.errors import ConfigError, SpectralFTError
-from spectral_ft.experiment import Experiment
+from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.fingerprint import cache_home
 from spectral_ft.identity import run_id
-from spectral_ft.option_faults import fault_of_value, nearest
+from spectral_ft.option_faults import explain, fault_of_value, nearest
 from spectral_ft.schema import GROUPS, RunConfig
 
 
@@ -64,33 +67,93 @@ def build_experiment(config: DictConfig) -> Experiment:
     if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
         raise ConfigError(f"{unknown[0]} is no option.{nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
     components = {group: _component(group, config[group]) for group in GROUPS}
-    return Experiment(run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components)
+    experiment = Experiment(
+        run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components
+    )
+    check_composition(experiment)
+    return experiment
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """A configuration, composed outside of a command, or beside the one that runs.
+
+    Args:
+        overrides: As on the command line.
+
+    Returns:
+        The configuration, not resolved.
+
+    Raises:
+        ConfigError: If a choice or an option does not exist.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose(config_name="config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides) or str(error).splitlines()[0]) from error
+
+
+def build_parts(named: str, *, option: str) -> PlanParts:
+    """What makes the plan of another method.
+
+    Args:
+        named: METHOD or METHOD/POLICY, then overrides of their options, separated by spaces.
+        option: That named it, for the error.
+
+    Returns:
+        The components, with the options of their files where no override says otherwise.
+
+    Raises:
+        ConfigError: If there is no such method or policy, an option is wrong, or they do not go together.
+    """
+    first, *overrides = named.split() or [""]
+    method, _, policy = first.partition("/")
+    for group, choice in (("method", method), ("rank_policy", policy)):
+        _check_choice(group, choice, option=option, said=named) if choice or group == "method" else None
+    chosen = [f"method={method}", *([f"rank_policy={policy}"] if policy else []), *overrides]
+    config = composed(chosen)
+    parts = PlanParts(**{group: _component(group, config[group]) for group in PlanParts.__dataclass_fields__})
+    check_parts(parts)
+    return parts
+
+
+def _check_choice(group: str, choice: str, *, option: str, said: str) -> None:
+    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if choice not in known:
+        raise ConfigError(f"{option}={said} names no {group}: there is {', '.join(known)}.{nearest(choice, known)}")
 
 
 def _with_policy(config: DictConfig) -> DictConfig:
     # A control names another policy, whose options are those of its file.
     name = str(config.of)
-    file = CONF / "rank_policy" / f"{name}.yaml"
-    if not file.is_file():
-        known = sorted(path.stem for path in file.parent.glob("*.yaml"))
-        raise ConfigError(f"rank_policy.of={name} is no policy; there is {', '.join(known)}.{nearest(name, known)}")
-    return OmegaConf.create({**config, "of": OmegaConf.load(file)})
+    _check_choice("rank_policy", name, option="rank_policy.of", said=name)
+    return OmegaConf.create({**config, "of": OmegaConf.load(CONF / "rank_policy" / f"{name}.yaml")})
 
 
 def _component(group: str, config: DictConfig) -> Any:
     if group == "rank_policy" and isinstance(config.get("of"), str):
         config = _with_policy(config)
     try:
+        if group == "budget" and isinstance(config.get("of"), str):
+            others = OmegaConf.create({key: value for key, value in config.items() if key != "of"})
+            return instantiate(others, _partial_=True)(of=build_parts(config.of, option="budget.of"))
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         # What is nested (a task of a benchmark) is wrapped once a level.
         while isinstance(cause, InstantiationException) and cause.__cause__:
             cause = cause.__cause__
-        if isinstance(cause, SpectralFTError):
-            raise cause from None
-        if isinstance(cause, ValidationError):
-            raise ConfigError("\n".join(fault_of_value(group, config, fault) for fault in cause.errors())) from error
-        raise ConfigError(f"{group} cannot be built: {cause}") from error
+        raise _explained(group, config, cause) from error
+    except ValidationError as error:
+        raise _explained(group, config, error) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group}: {str(error).splitlines()[0]}") from error
+
+
+def _explained(group: str, config: DictConfig, cause: BaseException) -> SpectralFTError:
+    if isinstance(cause, SpectralFTError):
+        return cause
+    if isinstance(cause, ValidationError):
+        return ConfigError("\n".join(fault_of_value(group, config, fault) for fault in cause.errors()))
+    return ConfigError(f"{group} cannot be built: {cause}")

@@ -1,17 +1,20 @@
 """The components of a run, and the seams between them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from spectral_ft.allocation.budget import Budget
 from spectral_ft.evaluation.benchmark import Benchmark
+from spectral_ft.methods.seam import Adapted, BaseModel, Takes
 from spectral_ft.models.source import ModelSource
+from spectral_ft.probe.settings import ProbeSettings
 from spectral_ft.reporting.inspection import Inspection
+from spectral_ft.reporting.planning import Planning
 from spectral_ft.spectral.settings import SpectrumSettings
 from spectral_ft.tracking import Tracking
 from spectral_ft.training.settings import TrainingSettings
-from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, SpectralReport
+from spectral_ft.types import AllocationPlan, Cost, MatrixAllocation, MatrixShape, Probe, SpectralReport
 
 if TYPE_CHECKING:
     import torch
@@ -23,25 +26,32 @@ if TYPE_CHECKING:
 class RankPolicy(Protocol):
     """Report to allocations."""
 
-    reads_spectrum: bool
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the report; the stages that make them run."""
+        ...
 
     def allocate(self, report: SpectralReport) -> tuple[MatrixAllocation, ...]:
         """Say what each matrix gets."""
         ...
 
 
-class Budget(Protocol):
-    """Allocations to allocations that cost no more than allowed."""
+class Grouping(Protocol):
+    """Allocations to allocations of which some share factors."""
 
-    def fit(self, allocations: tuple[MatrixAllocation, ...], report: SpectralReport) -> tuple[MatrixAllocation, ...]:
-        """Rescale."""
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the report."""
         ...
 
+    @property
+    def reads_sketches(self) -> bool:
+        """Whether the probe must sketch gradients."""
+        ...
 
-class Grouping(Protocol):
-    """Allocations to allocations of which some share an adapter."""
-
-    def group(self, allocations: tuple[MatrixAllocation, ...], report: SpectralReport) -> tuple[MatrixAllocation, ...]:
+    def group(
+        self, allocations: tuple[MatrixAllocation, ...], report: SpectralReport, probe: Probe | None
+    ) -> tuple[MatrixAllocation, ...]:
         """Name the groups."""
         ...
 
@@ -54,6 +64,11 @@ class Quantization(Protocol):
         """What records call it."""
         ...
 
+    @property
+    def bits(self) -> float | None:
+        """What it takes a parameter; None: as many as the dtype has."""
+        ...
+
     def load_options(self, compute_dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
         """What `from_pretrained` is told."""
         ...
@@ -62,24 +77,43 @@ class Quantization(Protocol):
 class Method(Protocol):
     """What a paper proposes, beyond ranks."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        ...
 
-    def plan(
-        self, allocations: tuple[MatrixAllocation, ...], matrices: tuple[MatrixShape, ...], *, base_parameters: int
-    ) -> AllocationPlan:
+    @property
+    def takes(self) -> Takes:
+        """What it can be composed with."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """How often the policy is asked while it trains; 1: measured at the end; 0: never."""
+        ...
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether activations are recomputed where the training settings leave it open."""
+        ...
+
+    def plan(self, allocations: tuple[MatrixAllocation, ...], base: BaseModel) -> AllocationPlan:
         """Count what the allocations cost."""
         ...
 
-    def adapt(self, model: "PreTrainedModel", plan: AllocationPlan) -> "torch.nn.Module":
-        """Put fresh adapters on a model."""
+    def adapt(
+        self, model: "PreTrainedModel", plan: AllocationPlan, *, base: BaseModel, steps: int, probe: Probe | None
+    ) -> Adapted:
+        """Put what is trained on a model."""
         ...
 
-    def save(self, model: "torch.nn.Module", folder: Path) -> None:
-        """Write what was trained."""
-        ...
 
-    def reopen(self, model: "PreTrainedModel", folder: Path) -> "torch.nn.Module":
-        """Put trained adapters on a model."""
+@runtime_checkable
+class Costed(Protocol):
+    """A method whose cost can be said matrix by matrix, so that a budget can be kept."""
+
+    def cost(self, matrix: MatrixShape) -> Cost:
+        """What adapting one matrix costs."""
         ...
 
 
@@ -102,6 +136,40 @@ class TrainingData(Protocol):
 
 
 @dataclass(frozen=True)
+class PlanParts:
+    """What makes a plan: the components that a budget can match another's of."""
+
+    method: Method
+    rank_policy: RankPolicy
+    grouping: Grouping
+    budget: Budget
+
+
+def all_parts(*parts: PlanParts) -> list[PlanParts]:
+    """What makes plans, and what makes those that their budgets match.
+
+    Args:
+        *parts: Of the plans.
+
+    Returns:
+        All of them.
+    """
+    return [each for own in parts for each in (own, *([own.budget.of] if own.budget.kind == "match" else []))]
+
+
+def columns_read(parts: Iterable[PlanParts]) -> frozenset[str]:
+    """All report columns that plans need.
+
+    Args:
+        parts: Of the plans.
+
+    Returns:
+        Their names, the probe's included.
+    """
+    return frozenset().union(*(each.rank_policy.reads | each.grouping.reads for each in parts))
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What a run is made of, built from its configuration before anything loads."""
 
@@ -115,10 +183,17 @@ class Experiment:
     dataset: TrainingData
     benchmark: Benchmark
     spectrum: SpectrumSettings
+    probe: ProbeSettings
     budget: Budget
     grouping: Grouping
     quantization: Quantization
     training: TrainingSettings
     tracking: Tracking
     analysis: Inspection
+    planning: Planning
     figures: bool
+
+    @property
+    def parts(self) -> PlanParts:
+        """What makes its plan."""
+        return PlanParts(self.method, self.rank_policy, self.grouping, self.budget)

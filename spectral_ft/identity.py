@@ -22,6 +22,7 @@ LEFT_OUT = (
     "spectrum.device",
     "benchmark.cache",
     "analysis",
+    "planning",
     "figures",
     "hydra",
 )

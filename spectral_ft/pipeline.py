@@ -1,6 +1,6 @@
 """A run, stage by stage: the only file that knows the order.
 
-    checkpoint -> spectrum.parquet -> plan.json -> adapter/, train.json -> scores.json -> result.json
+    checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json -> result.json
 
 Each stage leaves a file and is not done again where that file is, so a run that was cut goes on at
 the first unfinished stage when the same command is called again.
@@ -11,13 +11,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from spectral_ft.experiment import Experiment
+from spectral_ft.experiment import Experiment, all_parts
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
+from spectral_ft.stages.base import base_model
 from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_tasks
-from spectral_ft.stages.spectrum import report_of_shapes, sound_report
+from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
@@ -51,14 +52,15 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
         log.info("run %s in %s", experiment.run_id, folder)
         fetch_from_hub(experiment, tasks, folder)
 
-        if experiment.rank_policy.reads_spectrum:
-            report = sound_report(experiment.model.label, checkpoint, experiment.spectrum, folder)
-        else:
-            report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
-        plan = plan_allocation(experiment, checkpoint, report, folder)
+        checkpoint.check_whole()
+        report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
+        base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
+        plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
         tracker = experiment.tracking.open(run_id=experiment.run_id, config=experiment.config, folder=folder)
         try:
-            outcome = train_adapter(experiment, checkpoint, plan, folder, tracker.log)
+            outcome = train_adapter(
+                experiment, checkpoint, plan, base=base, report=report, probe=found, folder=folder, log_row=tracker.log
+            )
             scores = score_stages(experiment, checkpoint, tasks, folder)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:
@@ -71,7 +73,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
 def _record(
     experiment: Experiment,
     plan: AllocationPlan,
-    outcome: TrainOutcome,
+    outcome: TrainOutcome | None,
     scores: tuple[BenchmarkScore, ...],
     *,
     seconds: float,
@@ -90,7 +92,7 @@ def _record(
         status="finished",
         config=dict(experiment.config),
         plan=counts,
-        train=asdict(outcome),
+        train=asdict(outcome) if outcome else None,
         scores=scores,
         versions=package_versions(),
         git_commit=git_commit(),

@@ -14,12 +14,14 @@ GROUPS = (
     "dataset",
     "benchmark",
     "spectrum",
+    "probe",
     "budget",
     "grouping",
     "quantization",
     "training",
     "tracking",
     "analysis",
+    "planning",
 )
 """Groups whose choice is a component; `arm` and `experiment` only set others."""
 
@@ -37,11 +39,13 @@ class RunConfig:
     dataset: Any
     benchmark: Any
     spectrum: Any
+    probe: Any
     budget: Any
     grouping: Any
     quantization: Any
     training: Any
     tracking: Any
     analysis: Any
+    planning: Any
     seed: int
     figures: bool

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from spectral_ft.errors import RunError
-from spectral_ft.types import MatrixShape, MatrixSpectrum, SpectralReport
+from spectral_ft.types import MatrixShape, MatrixSpectrum, Probe, SpectralReport
 
 T = TypeVar("T")
 REPORT_KEY = b"spectral_ft"
@@ -168,3 +170,47 @@ def read_report(path: Path) -> SpectralReport:
             for row in table.to_pylist()
         ),
     )
+
+
+PROBE_ARRAYS = ("sketches", "half_sketches", "components")
+
+
+def write_probe(path: Path, probe: Probe) -> None:
+    """Write a probe as safetensors: its arrays, and the rest as metadata.
+
+    Args:
+        path: File.
+        probe: The probe.
+    """
+    arrays = {
+        f"{kind}/{name}": np.ascontiguousarray(array)
+        for kind in PROBE_ARRAYS
+        for name, array in getattr(probe, kind).items()
+    }
+    head = {"ids": json.dumps(probe.ids), "columns": json.dumps(probe.columns, allow_nan=False)}
+    with replacing(path) as part:
+        save_file(arrays, part, metadata=head)
+
+
+def read_probe(path: Path) -> Probe:
+    """Read what `write_probe` wrote.
+
+    Args:
+        path: File.
+
+    Returns:
+        The probe.
+
+    Raises:
+        RunError: If the file is truncated or no probe.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            head = file.metadata()
+            arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in PROBE_ARRAYS}
+            for key in file.keys():  # noqa: SIM118 - no dict
+                kind, _, name = key.partition("/")
+                arrays[kind][name] = file.get_tensor(key)
+            return Probe(ids=tuple(json.loads(head["ids"])), columns=json.loads(head["columns"]), **arrays)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged or no probe: {error}. Remove it and call again.") from error

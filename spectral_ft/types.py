@@ -22,6 +22,10 @@ Stage = Literal["base", "tuned"]
 """Scores before training, or after it."""
 
 
+Shares = Literal["AB", "A", "B"]
+"""The low-rank factors that the matrices of a group have in common: A (rank, d_in), B (d_out, rank)."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class MatrixShape:
     """One linear weight of a block: what is known of it without its entries."""
@@ -121,6 +125,38 @@ class SpectralReport:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Probe:
+    """What a few calibration batches showed of every matrix."""
+
+    ids: tuple[int, ...]
+    """Indices of the training examples that were looked at."""
+    columns: dict[str, dict[str, float]]
+    """Module name to probe columns (`PROBE_COLUMNS`); a subset of them where not all were asked for."""
+    sketches: dict[str, np.ndarray] = Field(default_factory=dict)
+    """Module name to the gradient's sketch `P_out^T G P_in`, float32 (k, k), summed over the batches."""
+    half_sketches: dict[str, np.ndarray] = Field(default_factory=dict)
+    """The same over every other batch, the leading (k / 2, k / 2) of it: for the agreement of two halves."""
+    components: dict[str, np.ndarray] = Field(default_factory=dict)
+    """Module name to the principal directions of its inputs, float32 (rank, d_in), the first first."""
+
+
+PROBE_COLUMNS = ("gradient", "input_rank")
+"""`gradient`: mean over batches of |G|_F^2 / entries of G. `input_rank`: EVA's rank."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cost:
+    """What adapting one matrix costs, in parameters."""
+
+    a: Annotated[int, Field(ge=0)]
+    """Of one row of A: d_in."""
+    b: Annotated[int, Field(ge=0)]
+    """Of one column of B, and whatever else comes with one rank: d_out."""
+    fixed: Annotated[int, Field(ge=0)] = 0
+    """That come with any rank at all (DoRA's magnitudes)."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class MatrixAllocation:
     """What one matrix gets."""
 
@@ -129,9 +165,12 @@ class MatrixAllocation:
     """0: frozen."""
     lora_alpha: Annotated[float, Field(ge=0)]
     """The update is scaled by lora_alpha / rank."""
-    lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    lr_multiplier: Annotated[float, Field(ge=0)] = 1.0
+    """Of the learning rate; 0: the adapter stays as it is, frozen by a later round."""
     group: str | None = None
-    """Matrices of one group share an adapter."""
+    """Matrices of one group share `shares`."""
+    shares: Shares | None = None
+    """What is shared: the pair of factors, or the one on the side of the residual stream; None without a group."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -159,6 +198,20 @@ class AllocationPlan:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Round:
+    """What the policy said when it was asked again on the weights as trained so far."""
+
+    step: int
+    applied: bool
+    """False at the end of the training, where it is only measured."""
+    changed: tuple[str, ...]
+    """Matrices that were given another rank, learning rate or scaling."""
+    plan: AllocationPlan
+    columns: dict[str, dict[str, float | None]]
+    """Column that the policy reads, to module name, to its value on `W + scaling B A`; adapted matrices only."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainOutcome:
     """What training left and what it cost."""
 
@@ -180,6 +233,8 @@ class TrainOutcome:
     truncated_examples: int
     """Examples cut at the maximum length."""
     dropped_examples: int
+    rounds: tuple[Round, ...] = ()
+    """When the policy was asked again."""
 
 
 @dataclass(frozen=True, config=STRICT)

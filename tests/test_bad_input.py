@@ -30,7 +30,7 @@ def refused(called: Called, *words: str) -> None:
 
 
 OPTIONS = {
-    "an unknown choice": (["method=spectraqlroa"], ["spectraqlroa", "Did you mean spectraqlora?"]),
+    "an unknown choice": (["method=spectraqlroa"], ["spectraqlroa", "Did you mean spectraqlora"]),
     "an unknown choice of another group": (["quantization=nf5"], ["nf5", "Did you mean nf4?"]),
     "a misspelt option": (["training.learning_rte=1"], ["training.learning_rte", "training.learning_rate"]),
     "a misspelt group": (["modell=tiny"], ["modell", "Did you mean model"]),

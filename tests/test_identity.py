@@ -16,6 +16,12 @@ CONFIG = {
     "dataset": {"data_dir": None, "limit": 100},
     "benchmark": {"data_dir": None, "tasks": {"gsm8k": {"name": "gsm8k"}}, "cache": "/here"},
     "spectrum": {"include": None, "workers": 2, "cache": "/here"},
+    "probe": {"batches": 8, "sketch_dim": 64},
+    "budget": {"kind": "match", "value": None, "of": "lora"},
+    "grouping": {"similarity": "gram"},
+    "analysis": {"columns": None},
+    "planning": {"against": None},
+    "figures": True,
     "tracking": {"mode": "auto", "project": "p"},
 }
 options = st.recursive(
@@ -47,6 +53,12 @@ def test_an_identity_is_twelve_hexadecimal_digits():
         ("dataset.limit", None),
         ("benchmark.tasks.gsm8k.name", "g"),
         ("spectrum.include", "q_proj"),
+        ("spectrum.null_draws", 8),
+        ("probe.batches", 9),
+        ("probe.sketch_dim", 32),
+        ("budget.of", "lora/uniform rank_policy.rank=32"),
+        ("budget.value", 0.48),
+        ("grouping.similarity", "cosine"),
     ],
 )
 def test_what_changes_a_result_changes_the_identity(option, value):
@@ -60,12 +72,23 @@ def test_what_changes_a_result_changes_the_identity(option, value):
         ("tracking", {}),
         ("spectrum.workers", None),
         ("spectrum.cache", False),
+        ("spectrum.memory_gib", 3),
+        ("spectrum.device", "cuda"),
         ("benchmark.cache", "/there"),
+        ("analysis.columns", ["snr"]),
+        ("planning.against", "dora/uniform"),
+        ("planning", {}),
+        ("figures", False),
         ("hydra", {"run": {"dir": "/there"}}),
     ],
 )
 def test_what_changes_no_result_does_not(option, value):
     assert run_id(changed(option, value)) == run_id(CONFIG)
+
+
+@pytest.mark.parametrize("option", ["planning_extra", "spectrum.cached", "model.figures", "model.hydra"])
+def test_what_only_looks_like_an_option_that_is_left_out_counts(option):
+    assert run_id(changed(option, 1)) != run_id(CONFIG)
 
 
 @law

@@ -3,12 +3,24 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "spectral_ft"
-LEAVES = {"models", "data", "spectral", "allocation", "adapters", "training", "evaluation", "reporting", "tracking"}
+LEAVES = {
+    "models",
+    "data",
+    "spectral",
+    "probe",
+    "allocation",
+    "adapters",
+    "training",
+    "evaluation",
+    "reporting",
+    "tracking",
+}
 LEVELS = [
     {"errors"},
     {"types", "bfloat16"},
@@ -17,19 +29,19 @@ LEVELS = [
     LEAVES,
     {"methods", "identity"},
     {"experiment", "run_folder"},
-    {"stages"},
+    {"stages", "composition"},
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
-    {"entry"},
-    {"run", "analyze"},
+    {"entry", "api"},
+    {"run", "analyze", "plan", "export"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 ONLY = {
-    "peft": {"adapters", "methods"},
+    "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
     "wandb": {"tracking"},
-    "hydra": {"compose", "option_faults", "entry", "run", "analyze"},
+    "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
 }
@@ -39,10 +51,21 @@ def room(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports() -> list[tuple[Path, str]]:
+@cache
+def imports(*, types_too: bool = True) -> list[tuple[Path, str]]:
+    """Every import statement, inside of functions too; those for annotations alone load nothing when the code runs."""
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        for_types = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if node in for_types and not types_too:
+                continue
             if isinstance(node, ast.Import):
                 found += [(file, alias.name) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -66,8 +89,13 @@ def test_imports_point_down_and_siblings_do_not_meet() -> None:
 
 @pytest.mark.parametrize("library", ONLY)
 def test_a_library_is_known_only_where_it_belongs(library: str) -> None:
-    users = {room(file) for file, module in imports() if module.split(".")[0] == library}
+    users = {room(file) for file, module in imports(types_too=False) if module.split(".")[0] == library}
     assert users and users <= ONLY[library]
+
+
+def test_a_policy_sees_no_model() -> None:
+    used = {module.split(".")[0] for file, module in imports() if room(file) == "allocation"}
+    assert "numpy" in used and not used & {"torch", "transformers", "peft"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -80,9 +108,21 @@ def test_importing_the_package_costs_nothing() -> None:
     assert not loaded_by("import spectral_ft") & {"torch", "numpy", "pandas", "pydantic", "hydra"}
 
 
-def test_the_spectral_stage_starts_without_torch() -> None:
-    statement = "import spectral_ft.analyze, spectral_ft.compose, spectral_ft.stages.spectrum"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["analyze", "compose", "stages.spectrum"],
+        ["plan", "export", "stages.reading", "stages.allocation"],
+    ],
+    ids=["spectra", "plans"],
+)
+def test_what_needs_no_model_starts_without_torch(modules: list[str]) -> None:
+    statement = "; ".join(f"import spectral_ft.{module}" for module in modules)
     assert not loaded_by(statement) & {"torch", "transformers", "peft", "lm_eval"}
+
+
+def test_the_face_for_scripts_costs_nothing() -> None:
+    assert not loaded_by("import spectral_ft.api") & {"torch", "numpy", "pandas", "hydra", "peft"}
 
 
 def test_the_console_script_imports() -> None:

@@ -11,16 +11,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from safetensors.numpy import load_file, save_file
 
 from spectral_ft.errors import RunError
-from spectral_ft.storage import read_json, read_report, replacing, write_json, write_jsonl, write_report, write_text
+from spectral_ft.storage import (
+    read_json,
+    read_probe,
+    read_report,
+    replacing,
+    write_json,
+    write_jsonl,
+    write_probe,
+    write_report,
+    write_text,
+)
 from spectral_ft.types import (
     AllocationPlan,
     BenchmarkScore,
     MatrixAllocation,
     MatrixShape,
     MatrixSpectrum,
+    Probe,
+    Round,
     SpectralReport,
+    TrainOutcome,
 )
 from tests.oracles import law, matrix, report, score
 
@@ -29,8 +43,9 @@ allocations = st.builds(
     name=st.text(min_size=1),
     rank=st.integers(0, 512),
     lora_alpha=st.floats(0, 1e6),
-    lr_multiplier=st.floats(0, 100, exclude_min=True),
+    lr_multiplier=st.floats(0, 100),
     group=st.none() | st.text(),
+    shares=st.sampled_from([None, "AB", "A", "B"]),
 )
 plans = st.builds(
     AllocationPlan,
@@ -43,6 +58,35 @@ columns = st.fixed_dictionaries({
     "snr": st.none() | st.floats(allow_nan=False),
     "num_spikes": st.none() | st.integers(0, 99).map(float),
 })
+rounds = st.builds(
+    Round,
+    step=st.integers(0, 10**6),
+    applied=st.booleans(),
+    changed=st.lists(st.text(), max_size=2).map(tuple),
+    plan=plans,
+    columns=st.dictionaries(
+        st.text(),
+        st.dictionaries(st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False), max_size=2),
+        max_size=2,
+    ),
+)
+sketches = st.dictionaries(
+    st.text(),
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 99)).map(
+        lambda drawn: np.random.default_rng(drawn[2]).normal(size=drawn[:2]).astype(np.float32)
+    ),
+    max_size=2,
+)
+probes = st.builds(
+    Probe,
+    ids=st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
+    columns=st.dictionaries(
+        st.text(), st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=2), max_size=2
+    ),
+    sketches=sketches,
+    half_sketches=sketches,
+    components=sketches,
+)
 
 
 @st.composite
@@ -90,6 +134,30 @@ def folder(tmp_path_factory):
 def test_plans_survive_their_file(folder, plan):
     write_json(folder / "plan.json", plan)
     assert read_json(folder / "plan.json", AllocationPlan) == plan
+
+
+@law
+@given(st.lists(rounds, max_size=2).map(tuple))
+def test_the_rounds_of_a_training_survive_their_file(folder, drawn):
+    counts = {"steps": 9, "tokens": 9, "peak_memory_bytes": 9, "trainable_parameters": 9, "examples": 9}
+    numbers = {"first_loss": 0.5, "final_loss": 0.25, "seconds": 1.5, "tokens_per_second": 6.0}
+    written = TrainOutcome(adapter=None, **counts, **numbers, truncated_examples=0, dropped_examples=0, rounds=drawn)
+    write_json(folder / "train.json", written)
+    assert read_json(folder / "train.json", TrainOutcome) == written
+
+
+@law
+@given(probes)
+def test_probes_survive_their_file(folder, written):
+    write_probe(folder / "probe.safetensors", written)
+    found = read_probe(folder / "probe.safetensors")
+    assert (found.ids, found.columns) == (written.ids, written.columns)
+    for kind in ("sketches", "half_sketches", "components"):
+        one, other = getattr(found, kind), getattr(written, kind)
+        assert one.keys() == other.keys()
+        for name, array in other.items():
+            assert (one[name].dtype, one[name].shape) == (np.float32, array.shape)
+            assert (one[name] == array).all()
 
 
 @law
@@ -155,6 +223,53 @@ def test_any_other_parquet_file_is_no_report(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "r")
     with pytest.raises(RunError, match="r is damaged or no spectral report"):
         read_report(tmp_path / "r")
+
+
+PROBE = Probe(ids=(2, 0), columns={"a/b": {"gradient": 0.5}}, components={"a/b": np.ones((2, 3), np.float32)})
+
+
+def test_an_array_of_a_probe_may_lie_in_memory_as_it_likes(tmp_path):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    written = Probe(ids=(), columns={}, sketches={"w": array.T, "v": array[:, ::2]})
+    write_probe(tmp_path / "p", written)
+    found = read_probe(tmp_path / "p").sketches
+    assert found["w"].tolist() == array.T.tolist() and found["v"].tolist() == array[:, ::2].tolist()
+
+
+def test_a_probe_is_a_file_that_other_tools_open(tmp_path):
+    write_probe(tmp_path / "p", PROBE)
+    assert load_file(tmp_path / "p").keys() == {"components/a/b"}
+    found = read_probe(tmp_path / "p")
+    assert found.components["a/b"].tolist() == PROBE.components["a/b"].tolist() and found.columns == PROBE.columns
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, -5])
+def test_a_truncated_probe_is_named(tmp_path, keep):
+    write_probe(tmp_path / "p", PROBE)
+    (tmp_path / "p").write_bytes((tmp_path / "p").read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"p is damaged or no probe: .*Remove it and call again"):
+        read_probe(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "head"),
+    [
+        ({"w": np.ones(2)}, None),
+        ({"sketches/w": np.ones(2)}, {"ids": "[]"}),
+        ({"weights/w": np.ones(2)}, {"ids": "[]", "columns": "{}"}),
+        ({}, {"ids": "[1,", "columns": "{}"}),
+        ({}, {"ids": "[1]", "columns": "[]"}),
+    ],
+)
+def test_any_other_file_of_tensors_is_no_probe(tmp_path, arrays, head):
+    save_file(arrays, tmp_path / "p", metadata=head)
+    with pytest.raises(RunError, match="p is damaged or no probe"):
+        read_probe(tmp_path / "p")
+
+
+def test_a_probe_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"absent is damaged or no probe: "):
+        read_probe(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("text", ["", '{"name": "w", "rank"', "[]", '{"name": "w", "lora_alpha": 1}'])

@@ -2,11 +2,23 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from spectral_ft.errors import CheckpointError
-from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, MatrixSpectrum, SpectralReport
-from tests.oracles import matrix, report
+from spectral_ft.types import (
+    PROBE_COLUMNS,
+    AllocationPlan,
+    Cost,
+    MatrixAllocation,
+    MatrixShape,
+    MatrixSpectrum,
+    Probe,
+    Round,
+    SpectralReport,
+)
+from tests.oracles import law, matrix, report
 
 
 def spectrum(values, shape=(3, 5)):
@@ -48,10 +60,76 @@ def test_a_matrix_that_cannot_be_is_refused(wrong):
         MatrixShape(**right | wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"rank": -1}, {"lora_alpha": -1.0}, {"lr_multiplier": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rank": -1},
+        {"rank": 1.5},
+        {"lora_alpha": -1.0},
+        {"lr_multiplier": -0.5},
+        {"shares": "BA"},
+        {"shares": ""},
+        {"scaling": 2.0},
+    ],
+)
 def test_an_allocation_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         MatrixAllocation(**{"name": "w", "rank": 1, "lora_alpha": 1.0} | wrong)
+
+
+def test_an_adapter_may_stay_as_it_is():
+    kept = MatrixAllocation(name="w", rank=2, lora_alpha=1.0, lr_multiplier=0.0)
+    assert (kept.group, kept.shares, kept.lr_multiplier) == (None, None, 0.0)
+    counts = {"trainable_parameters": 0, "adapter_parameters": 10, "base_parameters": 90}
+    plan = AllocationPlan(allocations=(kept,), **counts)
+    assert plan.adapted == (kept,) and plan.trainable_percent == 0
+
+
+@pytest.mark.parametrize("shares", ["AB", "A", "B"])
+def test_what_is_shared_is_the_pair_or_one_factor(shares):
+    assert MatrixAllocation(name="w", rank=1, lora_alpha=1.0, group="w/0", shares=shares).shares == shares
+
+
+@pytest.mark.parametrize("wrong", [{"a": -1}, {"b": -1}, {"fixed": -1}, {"a": 1.5}, {"per_rank": 3}])
+def test_a_cost_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Cost(**{"a": 1, "b": 2} | wrong)
+
+
+def test_a_cost_has_nothing_fixed_unless_said():
+    assert Cost(a=3, b=2) == Cost(a=3, b=2, fixed=0)
+
+
+def test_a_probe_may_have_columns_alone():
+    probe = Probe(ids=(3, 1), columns={"w": {"gradient": 0.5}})
+    assert (probe.sketches, probe.half_sketches, probe.components) == ({}, {}, {})
+    assert PROBE_COLUMNS == ("gradient", "input_rank")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ids": (0.5,)}, {"columns": {"w": 1.0}}, {"columns": {"w": {"gradient": None}}}, {"sketches": {"w": [[1.0]]}}],
+)
+def test_a_probe_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Probe(**{"ids": (), "columns": {}} | wrong)
+
+
+def test_a_round_keeps_the_plan_and_what_it_was_made_of():
+    plan = AllocationPlan((), trainable_parameters=1, adapter_parameters=1, base_parameters=1)
+    measured = Round(step=9, applied=False, changed=("w",), plan=plan, columns={"snr": {"w": None, "v": 2.0}})
+    assert measured.plan.trainable_percent == 50 and measured.columns["snr"]["w"] is None
+    with pytest.raises(ValidationError, match="changed"):
+        Round(step=9, applied=True, changed="w", plan=plan, columns={})
+
+
+@law
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(1, 10**12))
+def test_a_percentage_is_never_above_a_hundred_where_only_adapters_are_trained(one, other, base):
+    trained, added = sorted([one, other])
+    plan = AllocationPlan((), trainable_parameters=trained, adapter_parameters=added, base_parameters=base)
+    assert 0 <= plan.trainable_percent < 100
+    assert plan.trainable_percent * (base + added) == pytest.approx(100 * trained)
 
 
 def test_the_percentage_is_of_the_adapted_model_whatever_is_said():

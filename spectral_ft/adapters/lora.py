@@ -6,34 +6,29 @@ silently resets adapters.
 
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from spectral_ft.errors import CheckpointError, PlanError
-from spectral_ft.types import AllocationPlan, MatrixShape
+from spectral_ft.adapters.sharing import tie
+from spectral_ft.errors import PlanError
+from spectral_ft.types import AllocationPlan
 
 
-def lora_parameters(plan_ranks: dict[str, int], matrices: tuple[MatrixShape, ...]) -> int:
-    """What the adapters of a plan hold: `r (d_out + d_in)` each.
-
-    Args:
-        plan_ranks: Module name to rank; 0 adds nothing.
-        matrices: Of the model.
-
-    Returns:
-        The number of parameters.
-    """
-    return sum(plan_ranks[matrix.name] * sum(matrix.sides) for matrix in matrices)
-
-
-def lora_config(plan: AllocationPlan, *, dropout: float) -> LoraConfig:
+def lora_config(
+    plan: AllocationPlan, *, task_type: str = "CAUSAL_LM", heads: Sequence[str] = (), **options: Any
+) -> LoraConfig:
     """The PEFT configuration that says what the plan says.
 
     Args:
         plan: With at least one adapted matrix.
-        dropout: On the adapter's input.
+        task_type: PEFT's name of what the model is for.
+        heads: Module names of what is trained as a whole beside the adapters.
+        **options: Further ones of `LoraConfig`: `lora_dropout`, `use_rslora`, `use_dora`.
 
     Returns:
         The configuration: the commonest rank and alpha as defaults, the others as patterns over
@@ -46,31 +41,47 @@ def lora_config(plan: AllocationPlan, *, dropout: float) -> LoraConfig:
         raise PlanError(f"the plan freezes all {len(plan.allocations)} matrices: there is nothing to train.")
     (rank, alpha), _ = Counter((a.rank, a.lora_alpha) for a in plan.adapted).most_common(1)[0]
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT declares int and takes any number
-        lora_dropout=dropout,
         target_modules=[a.name for a in plan.adapted],
         rank_pattern={re.escape(a.name): a.rank for a in plan.adapted if a.rank != rank},
         alpha_pattern={re.escape(a.name): a.lora_alpha for a in plan.adapted if a.lora_alpha != alpha},
+        modules_to_save=list(heads) or None,
+        **options,
     )
 
 
-def add_lora(model: PreTrainedModel, plan: AllocationPlan, *, dropout: float) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel,
+    plan: AllocationPlan,
+    *,
+    task_type: str = "CAUSAL_LM",
+    heads: Sequence[str] = (),
+    **options: Any,
+) -> PeftModel:
     """Put the plan's adapters on a model; no logit changes, since `B` starts at zero.
 
     Args:
         model: Frozen base.
-        plan: What each matrix gets.
-        dropout: On the adapter's input.
+        plan: What each matrix gets; the matrices of a group share factors.
+        task_type: PEFT's name of what the model is for.
+        heads: Module names of what is trained as a whole beside the adapters.
+        **options: Further ones of `LoraConfig`.
 
     Returns:
-        The adapted model; only the adapters are trainable.
+        The adapted model; only the adapters and heads are trainable.
 
     Raises:
-        PlanError: If what PEFT made is not what the plan counted.
+        PlanError: If what PEFT made is not what the plan counted, or PEFT cannot do it on this base.
     """
-    adapted = get_peft_model(model, lora_config(plan, dropout=dropout))
+    if options.get("use_dora"):
+        _check_dora(model, plan)
+    adapted = get_peft_model(model, lora_config(plan, task_type=task_type, heads=heads, **options))
+    tie(adapted, plan)
+    for allocation in plan.adapted:
+        if not allocation.lr_multiplier:
+            adapted.get_base_model().get_submodule(allocation.name).requires_grad_(False)
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     if trainable != plan.trainable_parameters:
         raise PlanError(
@@ -79,20 +90,38 @@ def add_lora(model: PreTrainedModel, plan: AllocationPlan, *, dropout: float) ->
     return adapted
 
 
-def open_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put a saved adapter on its base.
+def _check_dora(model: PreTrainedModel, plan: AllocationPlan) -> None:
+    # On a CPU PEFT's DoRA puts an 8-bit weight back without its scales, and the second forward pass has none.
+    modules = dict(model.named_modules())
+    for allocation in plan.adapted:
+        weight = getattr(modules.get(allocation.name), "weight", None)
+        if type(weight).__name__ == "Int8Params" and weight is not None and weight.device.type == "cpu":
+            raise PlanError(
+                f"PEFT's DoRA does not run on an 8-bit base on a CPU ({allocation.name}): use nf4, none, or a GPU."
+            )
+
+
+def set_directions(model: PeftModel, directions: Mapping[str, np.ndarray]) -> None:
+    """Start `A` of each adapter from given directions; no logit changes while `B` is zero.
 
     Args:
-        model: Frozen base.
-        folder: As `save_pretrained` wrote it.
-
-    Returns:
-        The adapted model, in evaluation mode.
+        model: As `add_lora` made it.
+        directions: Module name to (rank, d_in), the rank being the adapter's.
 
     Raises:
-        CheckpointError: If the folder does not fit the base.
+        PlanError: If an adapter has no directions, or not as many as its rank.
     """
-    try:
-        return PeftModel.from_pretrained(model, folder).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder} could not be put on this base model: {error}") from error
+    for name, layer in model.get_base_model().named_modules():
+        factor = getattr(layer, "lora_A", {})
+        if "default" not in factor:
+            continue
+        weight = factor["default"].weight
+        found = directions.get(name)
+        if found is None or found.shape != tuple(weight.shape):
+            raise PlanError(
+                f"{name} has rank {weight.shape[0]}, and {0 if found is None else len(found)} directions were found "
+                "for it on the calibration batches: EVA's start needs exactly the ranks that EVA gave "
+                "(rank_policy=explained_variance, budget=none)."
+            )
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(found))

@@ -36,9 +36,9 @@ class Control:
             raise ConfigError(f"rank_policy.of={self.of!r} is no policy: name one, as in rank_policy.of=snr_top.")
 
     @property
-    def reads_spectrum(self) -> bool:
-        """As the other policy does."""
-        return bool(self.of.reads_spectrum)
+    def reads(self) -> frozenset[str]:
+        """The report columns that the other policy reads."""
+        return frozenset(self.of.reads)
 
 
 def exchanged(

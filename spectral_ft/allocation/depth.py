@@ -1,6 +1,6 @@
 """The dumb rival: the rank is linear in the block's position, whatever the spectra say."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -19,7 +19,7 @@ class Depth:
     target_modules: Targets
     lowest_block: Block
 
-    reads_spectrum = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def allocate(self, report: SpectralReport) -> tuple[MatrixAllocation, ...]:
         """Allocate.

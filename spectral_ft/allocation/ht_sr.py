@@ -59,7 +59,10 @@ class HtSr:
     target_modules: Targets
     lowest_block: Block
 
-    reads_spectrum = True
+    @property
+    def reads(self) -> frozenset[str]:
+        """The report columns that the score is made of."""
+        return frozenset({self.column, self.spikes_column})
 
     def __post_init__(self) -> None:
         """Check the ranks.

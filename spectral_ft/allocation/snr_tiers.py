@@ -53,7 +53,10 @@ class SnrTiers:
     target_modules: Targets
     lowest_block: Block
 
-    reads_spectrum = True
+    @property
+    def reads(self) -> frozenset[str]:
+        """The report columns that are ranked by."""
+        return frozenset({self.column})
 
     def __post_init__(self) -> None:
         """Check that the tiers are told apart in one way.

@@ -36,7 +36,10 @@ class SnrTop:
     target_modules: Targets
     lowest_block: Block
 
-    reads_spectrum = True
+    @property
+    def reads(self) -> frozenset[str]:
+        """The report columns that are ranked by."""
+        return frozenset({self.column})
 
     def __post_init__(self) -> None:
         """Check that there is one rule.

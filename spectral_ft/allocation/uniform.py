@@ -1,5 +1,7 @@
 """The same rank everywhere: the baseline of every other policy."""
 
+from typing import ClassVar
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -16,7 +18,7 @@ class Uniform:
     target_modules: Targets
     lowest_block: Block
 
-    reads_spectrum = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def allocate(self, report: SpectralReport) -> tuple[MatrixAllocation, ...]:
         """Allocate.

@@ -1,14 +1,15 @@
-"""Test items of a task from local files."""
+"""Test items of a task from local files, or from the hub where a task reads them itself."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spectral_ft.data.dataset import HubSplit
 from spectral_ft.data.files import find_file, read_rows, to_items
 from spectral_ft.data.rows import Item
 from spectral_ft.errors import DataError
 
-TEST_FILES = ("test.jsonl", "test.json")
+TEST_FILES = ("test.jsonl", "test.json", "test.tsv")
 TRAIN_FILES = ("train.jsonl", "train.json")
 OPTION = "benchmark.data_dir"
 
@@ -51,6 +52,26 @@ def local_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, An
         if not item.answer.strip():
             raise DataError(f"{path}, row {number}: the answer is empty.")
     return items
+
+
+def hub_items(*, hub: HubSplit, rows: Callable[[dict[str, Any]], Item]) -> list[Item]:
+    """The test items of a task, from the hub or its local cache.
+
+    Args:
+        hub: Where they are.
+        rows: One of `data/rows.py`.
+
+    Returns:
+        The items, in the split's order.
+
+    Raises:
+        DataError: If a row lacks a column or has no label.
+        HubError: If the hub cannot be reached or refuses.
+    """
+    from spectral_ft.hub import download_rows
+
+    found = download_rows(hub.id, name=hub.name, split=hub.split, override=f"{OPTION}=FOLDER")
+    return to_items(found, rows, source=hub.id)
 
 
 def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, Any]], Item]) -> list[Item]:

@@ -1,7 +1,13 @@
-"""Rows of local files: JSON, JSON lines, with every fault named by file and line."""
+"""Rows of local files: JSON, JSON lines, tab-separated values, with every fault named by file and line.
+
+A tab-separated file has one row a line and no quoting, as GLUE's. Its first line holds the names of the
+columns, unless one of its cells is a number, which no column is called: then there are no names, and the
+columns are called 0, 1, ...
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +44,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a file.
 
     Args:
-        path: `.jsonl` (one object a line) or `.json` (a list of objects).
+        path: `.jsonl` (one object a line), `.tsv` (one row a line), or `.json` (a list of objects).
 
     Returns:
         The objects.
@@ -52,25 +58,48 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not text.strip():
         raise DataError(f"{path} is empty.")
-    if path.suffix == ".jsonl":
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number}: not a JSON object ({error}); is it truncated?") from error
-    else:
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON ({error}); is it truncated?") from error
+    rows = _READERS.get(path.suffix, _read_json)(path, text)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path} holds no list of objects.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: expected an object with columns, found {type(row).__name__}.")
     return rows
+
+
+def _read_json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}); is it truncated?") from error
+
+
+def _read_json_lines(path: Path, text: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not a JSON object ({error}); is it truncated?") from error
+    return rows
+
+
+def _read_tab_separated(path: Path, text: str) -> list[dict[str, str]]:
+    lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    _, first = lines[0]
+    nameless = any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", cell) for cell in first)
+    names = [str(column) for column in range(len(first))] if nameless else [cell.strip() for cell in first]
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} cells where the first line has {len(names)}; is it truncated?"
+            )
+    rows = lines if nameless else lines[1:]
+    return [{name: cell.strip() for name, cell in zip(names, cells, strict=True)} for _, cells in rows]
+
+
+_READERS: Mapping[str, Callable[[Path, str], Any]] = {".jsonl": _read_json_lines, ".tsv": _read_tab_separated}
 
 
 def to_items(rows: list[dict[str, Any]], convert: Callable[[dict[str, Any]], Item], *, source: str) -> list[Item]:

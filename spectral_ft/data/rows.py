@@ -5,7 +5,8 @@ Each function knows the raw form of its data set and the form of LLM-Adapters' c
 turns into a sentence with the file and the row.
 
 Sources of the forms: GSM8K (arXiv:2110.14168), AQuA-RAT (arXiv:1705.04146), MAWPS, BoolQ
-(arXiv:1905.10044) and their copies in LLM-Adapters (arXiv:2304.01933).
+(arXiv:1905.10044) and their copies in LLM-Adapters (arXiv:2304.01933); SST-2 as in GLUE
+(arXiv:1804.07461), IMDb (Maas et al., ACL 2011).
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
+
+SENTIMENTS: Mapping[str, str] = {"0": "negative", "1": "positive", "negative": "negative", "positive": "positive"}
+"""Label in a file to the name of the class."""
 
 
 class Item(NamedTuple):
@@ -147,3 +151,35 @@ def mawps(row: Row) -> Item:
     if "original_text" not in row:
         return Item(row["Question"], f"The answer is {row['Answer']}.", str(row["Answer"]))
     return Item(row["original_text"], f"{row['equation']} The answer is {row['ans']}.", str(row["ans"]))
+
+
+def sst2(row: Row) -> Item:
+    """A sentence of a film review.
+
+    Args:
+        row: With sentence and label (0, 1 or the name), or a line of a file without column names.
+
+    Returns:
+        The item: the sentence itself, and the name of its class.
+    """
+    text, label = (row["0"], row["1"]) if "0" in row else (row["sentence"], row["label"])
+    return _sentiment(text, label)
+
+
+def imdb(row: Row) -> Item:
+    """A film review.
+
+    Args:
+        row: With text and label (0, 1 or the name).
+
+    Returns:
+        The item: the review itself, and the name of its class.
+    """
+    return _sentiment(row["text"], row["label"])
+
+
+def _sentiment(text: str, label: object) -> Item:
+    name = SENTIMENTS.get(str(label))
+    if name is None:  # the hub's test splits have -1
+        raise ValueError(f"the label is {label!r}, none of {', '.join(SENTIMENTS)}")
+    return Item(text.strip(), name, name)

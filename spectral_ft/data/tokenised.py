@@ -1,53 +1,64 @@
-"""Examples as token ids, with loss on the completion, and batches of them."""
+"""Examples as token ids, with loss on the completion, cut to a length.
 
-from collections.abc import Sequence
+What a row holds depends on the kind of model: a causal language model reads prompt and completion as
+one text and learns the latter; a seq2seq model reads the prompt and writes the completion; a classifier
+reads the prompt, and the completion is the name of its label.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from spectral_ft.data.collation import IGNORED, PaddedBatch, padded_batch
 from spectral_ft.data.dataset import Example
-from spectral_ft.errors import DataError
+from spectral_ft.errors import ConfigError, DataError
 
-IGNORED = -100
-"""Label that the loss leaves out."""
+__all__ = ["IGNORED", "PaddedBatch", "TokenisedExamples", "padded_batch", "tokenise"]
 
 
 @dataclass(frozen=True)
 class TokenisedExamples(torch.utils.data.Dataset):
     """What the training stage reads."""
 
-    rows: list[dict[str, list[int]]]
-    """input_ids and labels, both shape (tokens,)."""
+    rows: list[dict[str, Any]]
+    """input_ids, shape (tokens,), and labels: (tokens,), (tokens to write,) or one number, by the kind of model."""
     truncated: int
     dropped: int
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
+
+
+class _Encoded(NamedTuple):
+    row: dict[str, Any]  # within the length
+    tokens: int  # of the whole example
+    cut: bool
 
 
 def tokenise(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    kind: Literal["causal_lm", "seq2seq", "classifier"] = "causal_lm",
+    labels: Sequence[str] | None = None,
     max_length: int,
     too_long: Literal["truncate", "drop", "error"],
     train_on_inputs: bool,
 ) -> TokenisedExamples:
-    """Token ids of prompt, completion and end mark.
-
-    Prompt and completion are tokenised as one text, as they will stand when the model generates;
-    a token belongs to the completion if it ends beyond the prompt. The end mark is appended only
-    where it still fits (as in LLM-Adapters).
+    """Token ids of every example.
 
     Args:
         examples: Prompts and completions.
         tokenizer: A fast tokenizer.
-        max_length: Tokens.
+        kind: Of the model.
+        labels: Of a classifier, in the order of their ids.
+        max_length: Tokens; for seq2seq of the prompt and, apart from it, of the completion.
         too_long: What to do with a longer example: cut it at the end, leave it out, or refuse.
         train_on_inputs: Loss on the prompt too.
 
@@ -55,35 +66,30 @@ def tokenise(
         The examples, and how many were cut or left out.
 
     Raises:
-        DataError: If an example is too long and `too_long` is `error`, or no example has a label.
+        ConfigError: If there shall be loss on the prompt and the model does not write it.
+        DataError: If an example is too long and `too_long` is `error`, a completion is none of the labels, or no
+            example has a label.
     """
-    rows: list[dict[str, list[int]]] = []
+    if train_on_inputs and kind != "causal_lm":
+        raise ConfigError(
+            f"dataset.train_on_inputs=true means nothing with model.kind={kind}, which does not write its prompt: set "
+            "it to false."
+        )
+    rows: list[dict[str, Any]] = []
     truncated = dropped = 0
-    encoded = tokenizer([e.prompt + e.completion for e in examples], return_offsets_mapping=True)
-    for number, (example, ids, offsets) in enumerate(
-        zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True), start=1
-    ):
-        whole = list(ids)
-        if whole[-1] != tokenizer.eos_token_id:
-            whole.append(tokenizer.eos_token_id)
-        labels = [
-            token if train_on_inputs or end > len(example.prompt) else IGNORED
-            for token, (_, end) in zip(ids, offsets, strict=True)
-        ]
-        labels = [*labels, tokenizer.eos_token_id][: len(whole)]
-        # The example proper: the end mark is left out before anything is cut.
-        if len(ids) > max_length:
-            if too_long == "error":
-                raise DataError(
-                    f"training example {number} has {len(whole)} tokens, more than dataset.max_length={max_length}: "
-                    f"{example.prompt[:60]!r}... Raise the length, or set dataset.too_long=truncate or drop."
-                )
-            if too_long == "drop":
-                dropped += 1
-                continue
-            truncated += 1
-        rows.append({"input_ids": whole[:max_length], "labels": labels[:max_length]})
-    if not any(label != IGNORED for row in rows for label in row["labels"]):
+    encoded = _ENCODERS[kind](examples, tokenizer, labels or (), max_length, train_on_inputs)
+    for number, (example, (row, tokens, cut)) in enumerate(zip(examples, encoded, strict=True), start=1):
+        if cut and too_long == "error":
+            raise DataError(
+                f"training example {number} has {tokens} tokens, more than dataset.max_length={max_length}: "
+                f"{example.prompt[:60]!r}... Raise the length, or set dataset.too_long=truncate or drop."
+            )
+        if cut and too_long == "drop":
+            dropped += 1
+            continue
+        truncated += cut
+        rows.append(row)
+    if not any(_teaches(row["labels"]) for row in rows):
         raise DataError(
             f"none of the {len(examples)} training examples has a completion within dataset.max_length={max_length} "
             f"tokens ({truncated} cut, {dropped} dropped): there is nothing to learn from. Raise the length."
@@ -91,29 +97,86 @@ def tokenise(
     return TokenisedExamples(rows, truncated, dropped)
 
 
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Collator: pads on the right to the longest example of the batch."""
+def _teaches(labels: list[int] | int) -> bool:
+    return isinstance(labels, int) or any(label != IGNORED for label in labels)
 
-    pad_token_id: int
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Stack examples.
+def _causal(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+    train_on_inputs: bool,
+) -> list[_Encoded]:
+    # Prompt and completion are tokenised as one text, as they will stand when the model generates; a token belongs to
+    # the completion if it ends beyond the prompt. The end mark is appended only where it still fits (as in
+    # LLM-Adapters), and without it the example is whole.
+    del labels
+    found = []
+    encoded = tokenizer([e.prompt + e.completion for e in examples], return_offsets_mapping=True)
+    for example, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        whole = _ended(ids, tokenizer)
+        targets = [
+            token if train_on_inputs or end > len(example.prompt) else IGNORED
+            for token, (_, end) in zip(ids, offsets, strict=True)
+        ]
+        targets = [*targets, tokenizer.eos_token_id][: len(whole)]
+        row = {"input_ids": whole[:max_length], "labels": targets[:max_length]}
+        found.append(_Encoded(row, len(whole), cut=len(ids) > max_length))
+    return found
 
-        Args:
-            rows: Of one batch.
 
-        Returns:
-            input_ids, attention_mask and labels, each of shape (batch, tokens).
-        """
-        longest = max(len(row["input_ids"]) for row in rows)
+def _seq2seq(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+    train_on_inputs: bool,
+) -> list[_Encoded]:
+    # The prompt keeps its end mark when it is cut, since the encoder has never read a text without one; a completion
+    # that is cut has none, since it has not ended. The space that would part it from the prompt is left out.
+    del labels, train_on_inputs
+    prompts = tokenizer([e.prompt for e in examples], verbose=False)["input_ids"]
+    completions = tokenizer(text_target=[e.completion.lstrip(" ") for e in examples], verbose=False)["input_ids"]
+    found = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        read, written = _ended(prompt, tokenizer), _ended(completion, tokenizer)
+        cut = len(read) > max_length or len(written) - 1 > max_length
+        kept = read if len(read) <= max_length else [*read[: max_length - 1], read[-1]]
+        row = {"input_ids": kept, "labels": written[:max_length]}
+        found.append(_Encoded(row, max(len(read), len(written)), cut))
+    return found
 
-        def padded(key: str, fill: int) -> torch.Tensor:
-            return torch.tensor([row[key] + [fill] * (longest - len(row[key])) for row in rows])
 
-        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
-        return {
-            "input_ids": padded("input_ids", self.pad_token_id),
-            "attention_mask": mask,
-            "labels": padded("labels", IGNORED),
-        }
+def _classifier(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+    train_on_inputs: bool,
+) -> list[_Encoded]:
+    del train_on_inputs
+    numbers = {label: number for number, label in enumerate(labels)}
+    texts = [e.prompt for e in examples]
+    whole = tokenizer(texts, verbose=False)["input_ids"]
+    kept = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]  # keeps the marks around the text
+    found = []
+    for number, (example, full, ids) in enumerate(zip(examples, whole, kept, strict=True), start=1):
+        name = example.completion.strip()
+        if name not in numbers:
+            raise DataError(
+                f"training example {number} has the label {name!r}, none of model.labels={list(labels)}: take a data "
+                "set of these classes, or correct the labels."
+            )
+        row = {"input_ids": list(ids), "labels": numbers[name]}
+        found.append(_Encoded(row, len(full), cut=len(full) > max_length))
+    return found
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    # With the end mark that a tokenizer may or may not set itself.
+    return list(ids) if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
+
+
+_Encoder = Callable[[Sequence[Example], PreTrainedTokenizerBase, Sequence[str], int, bool], list[_Encoded]]
+_ENCODERS: Mapping[str, _Encoder] = {"causal_lm": _causal, "seq2seq": _seq2seq, "classifier": _classifier}

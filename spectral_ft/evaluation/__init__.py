@@ -1,1 +1,1 @@
-"""Scores, through lm-eval-harness."""
+"""Scores: of what a model writes through lm-eval-harness, of a classifier by an evaluator of our own."""

@@ -43,4 +43,7 @@ class Benchmark:
         """
         if self.data_dir is not None:
             return Path(self.data_dir).expanduser()
-        return Path(dataset_folder).expanduser() if dataset == task.name and dataset_folder else None
+        if dataset != task.name or not dataset_folder:
+            return None
+        folder = Path(dataset_folder).expanduser()
+        return folder.parent if folder.is_file() else folder  # a file there is what is trained on

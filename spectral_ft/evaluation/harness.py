@@ -4,11 +4,12 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from spectral_ft.errors import ConfigError
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.hub import hub_errors
@@ -49,17 +50,19 @@ def score_task(
     tokenizer: PreTrainedTokenizerBase,
     task: PreparedTask,
     *,
+    kind: Literal["causal_lm", "seq2seq", "classifier"] = "causal_lm",
     stage: Stage,
     batch_size: int,
     limit: int | None,
     context: int | None,
 ) -> TaskScores:
-    """Score a model on one task.
+    """Score a model that writes on one task.
 
     Args:
-        model: Causal language model, adapted or not.
+        model: Adapted or not.
         tokenizer: Its tokenizer.
         task: Prepared.
+        kind: Of the model.
         stage: Whether this is the base or the tuned model, for the record.
         batch_size: Items at a time.
         limit: Only the first so many items.
@@ -69,8 +72,14 @@ def score_task(
         Scores and samples.
 
     Raises:
+        ConfigError: If the model is a classifier, which the harness would score as if it wrote.
         DataError: If a prompt and its answer do not fit into the model's context.
     """
+    if kind == "classifier":
+        raise ConfigError(
+            f"benchmark {task.name}: lm-eval scores what a model writes, and for a classifier its numbers would mean "
+            "nothing. Use a benchmark with classes, such as benchmark=sst2."
+        )
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
@@ -80,7 +89,7 @@ def score_task(
     # It would ask git about the working directory, and outside a checkout git answers aloud.
     evaluator.get_git_commit_hash = lambda: None
     results = evaluator.simple_evaluate(
-        model=CheckedModel(model, tokenizer, task=task.name, batch_size=batch_size, context=context),
+        model=CheckedModel(model, tokenizer, task=task.name, kind=kind, batch_size=batch_size, context=context),
         tasks=[str(task.file)],
         task_manager=TaskManager(include_defaults=False),
         limit=limit,

@@ -60,6 +60,11 @@ class Checkpoint:
         fields = {**self.config, **self.config.get("text_config", {})}
         return next((int(fields[key]) for key in ("max_position_embeddings", "n_positions") if fields.get(key)), None)
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether any file of weights is there."""
+        return any(any(self.folder.glob(pattern)) for pattern in ("*.safetensors", "*.safetensors.index.json", "*.bin"))
+
     @cached_property
     def contents(self) -> Contents:
         """Its tensors, from safetensors or, where there are none, from torch's `.bin` files.

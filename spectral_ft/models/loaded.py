@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+ADDED = (".lora_", ".bottleneck_", ".ia3_", ".modules_to_save.", "prompt_encoder.")
+"""In the names of parameters that adapters added."""
+
+
 @dataclass(frozen=True)
 class PackedParameter:
     """A parameter that bitsandbytes has packed."""
@@ -75,7 +79,7 @@ def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> Bl
     tensors: dict[str, Tensor] = {
         _base_name(name): _tensor(parameter, dequantize)
         for name, parameter in model.named_parameters()
-        if ".lora_" not in name and ".modules_to_save." not in name
+        if not any(mark in name for mark in ADDED)
     }
     origin = f"the loaded {type(model).__name__}"
     return BlockMatrices(origin, str(model.config.model_type), Contents(tensors, {}))

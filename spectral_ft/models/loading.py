@@ -1,20 +1,35 @@
-"""Load a checkpoint's model and tokenizer with transformers."""
+"""Load a checkpoint's model and tokenizer with transformers.
+
+A checkpoint that was no classifier lacks the head of one. The head is then drawn from a seed of its
+own, so that every load of a run, before training and after it, has the same one, whatever else has
+drawn random numbers. Everything but such a head must be in the files.
+"""
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as library_log
 
 from spectral_ft.errors import CheckpointError
+from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
+from spectral_ft.models.kinds import Kind, padding_side
+from spectral_ft.models.soundness import check_finite, fresh_parameters
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
+REPACKING = "support_avx512bf16_for_cpu"
+"""Of bitsandbytes' 4-bit linears."""
 log = logging.getLogger(__name__)
-disable_progress_bar()  # reading shards is quick; the bars of the stages are what a reader watches
+library_log.disable_progress_bar()  # reading shards is quick; the bars of the stages are what a reader watches
+
+_TASK_TYPES: Mapping[Kind, str] = {"causal_lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}
 
 
 class Quantization(Protocol):
@@ -52,17 +67,23 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.d
 def load_model(
     folder: Path,
     *,
+    kind: Kind = "causal_lm",
+    labels: Sequence[str] | None = None,
     quantization: Quantization,
     dtype: Literal["auto", "float32", "bfloat16"],
     trust_remote_code: bool,
+    head_seed: int = 0,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode, its parameters frozen.
+    """A model in evaluation mode, its parameters frozen.
 
     Args:
         folder: Checkpoint.
-        quantization: Precision of the block matrices.
+        kind: What the model shall do.
+        labels: Of a classifier, in the order of their ids.
+        quantization: Precision of the block matrices; a classifier's head keeps `dtype`.
         dtype: Of everything else, and of the matrices where they are not quantized.
         trust_remote_code: Run code that comes with the checkpoint.
+        head_seed: Of a classifier's head where the checkpoint has none; no other random state is touched.
 
     Returns:
         The model, on the device where it will run.
@@ -74,33 +95,55 @@ def load_model(
     precision = resolve_dtype(dtype, device)
     if precision == torch.bfloat16 and device.type == "cpu":
         log.warning("bfloat16 was asked for on a CPU: without bf16 units it can be many times slower than float32")
+    config = configuration(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
+    heads: tuple[str, ...] = ()
+    if kind == "classifier":
+        bare = blueprint(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
+        heads = head_modules(bare, kind=kind)
+    packing = quantization.load_options(precision)
+    if packing is not None and heads:
+        packing.llm_int8_skip_modules = list(heads)  # it is trained as a whole
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=precision,
-            quantization_config=quantization.load_options(precision),
-            device_map={"": device},
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder} could not be loaded as a causal language model: {error}") from error
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            bad = int((~torch.isfinite(parameter)).sum())
-            raise CheckpointError(
-                f"{name} holds {bad} NaN or infinite entries of {parameter.numel()}. "
-                "The checkpoint is damaged, or its training diverged."
+        with _seeded(head_seed, device), _quiet():
+            model, told = LOADERS[kind].from_pretrained(
+                folder,
+                config=config,
+                dtype=precision,
+                quantization_config=packing,
+                device_map={"": device},
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are told below, with both shapes
+                output_loading_info=True,
             )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} could not be loaded as model.kind={kind}: {error}") from error
+    fresh = fresh_parameters(model, told, heads=heads, folder=folder)
+    if fresh:
+        log.info("%s has no head for %s: %s drawn with seed %d", folder.name, labels, " and ".join(fresh), head_seed)
+    if kind == "classifier" and model.config.pad_token_id is None:
+        # Decoders find the last token of a text by it.
+        tokenizer = load_tokenizer(folder, kind=kind, trust_remote_code=trust_remote_code)
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if kind != "causal_lm":
+        # Their loss is the mean over a micro-batch; told otherwise, the Trainer adds up the micro-batches of a step.
+        model.accepts_loss_kwargs = False
+    for module in model.modules():
+        if hasattr(module, REPACKING):
+            # Otherwise bitsandbytes repacks 4-bit weights at the first forward in evaluation mode on a CPU with bf16
+            # units, after which no gradient passes and they are read wrong.
+            setattr(module, REPACKING, False)
+    check_finite(model)
     model.requires_grad_(False)
     return model.eval()
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, with a padding token, padding on the left.
+def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, with a padding token.
 
     Args:
         folder: Checkpoint.
+        kind: Of the model: causal language models are padded on the left, others on the right.
         trust_remote_code: Run code that comes with the checkpoint.
 
     Returns:
@@ -116,7 +159,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
         raise CheckpointError(f"{folder}: the tokenizer could not be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = padding_side(kind)
     largest = max(tokenizer.get_vocab().values())
     size = config.get_text_config().vocab_size
     if largest >= size:
@@ -127,17 +170,50 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
     return tokenizer
 
 
-def count_parameters(folder: Path, *, trust_remote_code: bool) -> int:
+def task_type(kind: Kind) -> str:
+    """What PEFT calls a kind.
+
+    Args:
+        kind: The option.
+
+    Returns:
+        A name of `peft.TaskType`.
+    """
+    return _TASK_TYPES[kind]
+
+
+def count_parameters(
+    folder: Path, *, kind: Kind = "causal_lm", labels: Sequence[str] | None = None, trust_remote_code: bool
+) -> int:
     """Parameters of a model, tied ones once, without loading its weights.
 
     Args:
         folder: Checkpoint; its `config.json` is enough.
+        kind: What the model shall do.
+        labels: Of a classifier, in the order of their ids; its head counts.
         trust_remote_code: Run code that comes with the checkpoint.
 
     Returns:
         The number.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model = blueprint(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    # A random state of its own for what is drawn while a model loads.
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # The library prints a table of missing tensors; what matters of it is said in one sentence.
+    before = library_log.get_verbosity()
+    library_log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_log.set_verbosity(before)

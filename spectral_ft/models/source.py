@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from spectral_ft.errors import ConfigError
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.models.kinds import Kind
 
 FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]
 """What is taken from the hub: no pickles."""
@@ -21,17 +22,31 @@ class ModelSource:
     id: str | None
     revision: str | None
     path: str | None
+    kind: Kind
+    labels: list[str] | None
+    """Of a classifier, in the order of their ids."""
     dtype: Literal["auto", "float32", "bfloat16"]
     trust_remote_code: bool
 
     def __post_init__(self) -> None:
-        """Check that there is a source.
+        """Check that there is a source, and labels where they mean something.
 
         Raises:
-            ConfigError: If neither `id` nor `path` is given.
+            ConfigError: If neither `id` nor `path` is given, a classifier has no two different labels, or something
+                else has labels.
         """
         if self.id is None and self.path is None:
             raise ConfigError("the model has no source: give model.id=ORGANISATION/NAME or model.path=FOLDER.")
+        if self.kind == "classifier" and (self.labels is None or len(set(self.labels)) < max(2, len(self.labels))):
+            raise ConfigError(
+                f"model.labels={self.labels}: a classifier needs the names of at least two different labels, in the "
+                "order of their ids, such as model.labels=[negative,positive]."
+            )
+        if self.kind != "classifier" and self.labels is not None:
+            raise ConfigError(
+                f"model.labels={self.labels} means nothing with model.kind={self.kind}: only a classifier has labels. "
+                "Leave them out, or set model.kind=classifier."
+            )
 
     @property
     def label(self) -> str:

@@ -34,10 +34,12 @@ def objective(result: RunResult) -> float | None:
         result: A record.
 
     Returns:
-        The mean over tasks of the leading score after training, or None where nothing was scored.
+        The mean over tasks of the leading score after training (of the base where nothing was trained), or None where
+        nothing was scored.
     """
-    tuned = [score.value for (_, stage), score in leading(result.scores).items() if stage == "tuned"]
-    return sum(tuned) / len(tuned) if tuned else None
+    counts = "base" if result.plan and not result.plan["trainable_parameters"] else "tuned"
+    found = [score.value for (_, stage), score in leading(result.scores).items() if stage == counts]
+    return sum(found) / len(found) if found else None
 
 
 def closing_table(result: RunResult, folder: Path) -> str:

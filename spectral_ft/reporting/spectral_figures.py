@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from spectral_ft.storage import replacing
+from spectral_ft.reporting.drawing import empty_figure, save_figure
 from spectral_ft.types import MatrixSpectrum, SpectralReport
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BULK, SIGNAL, LAW = "#8da0b3", "#c8452f", "#1f3b57"
 UNDEFINED = "#e4e2dd"
-DPI = 150
 PANELS_A_ROW = 4
 
 
@@ -55,7 +53,7 @@ def draw_heat_map(path: Path, report: SpectralReport, column: str) -> None:
     marks = frame.pivot_table(index="type", columns="block", values="infinite", aggfunc="any", sort=False)
     grid = grid.sort_index(axis=1)
     marks = marks.reindex(index=grid.index, columns=grid.columns)
-    figure, axes = _figure(width=2.6 + 0.27 * max(len(grid.columns), 12), height=1.5 + 0.38 * len(grid))
+    figure, axes = empty_figure(width=2.6 + 0.27 * max(len(grid.columns), 12), height=1.5 + 0.38 * len(grid))
     known = grid.to_numpy()[np.isfinite(grid.to_numpy())]
     wide = len(known) > 0 and known.min() > 0 and known.max() / known.min() > 30
     axes.set_facecolor(UNDEFINED)
@@ -72,7 +70,7 @@ def draw_heat_map(path: Path, report: SpectralReport, column: str) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, pad=0.02, label="logarithmic" if wide else "")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_spectra(path: Path, fits: Sequence[tuple[MatrixSpectrum, NoiseFit | None]], *, title: str) -> None:
@@ -112,7 +110,7 @@ def draw_spectra(path: Path, fits: Sequence[tuple[MatrixSpectrum, NoiseFit | Non
     figure.legend(list(handles.values()), list(handles), loc="outside lower right", fontsize=7, ncols=4, frameon=False)
     figure.supxlabel("singular value / (noise std x sqrt n)", fontsize=9, x=0.3)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_tails(path: Path, spectra: Sequence[MatrixSpectrum], *, title: str) -> None:
@@ -146,7 +144,7 @@ def draw_tails(path: Path, spectra: Sequence[MatrixSpectrum], *, title: str) -> 
     figure.supxlabel("eigenvalue", fontsize=9)
     figure.supylabel("share of eigenvalues at or above", fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_beside_null(path: Path, report: SpectralReport, column: str) -> None:
@@ -165,7 +163,7 @@ def draw_beside_null(path: Path, report: SpectralReport, column: str) -> None:
     frame = frame.assign(x=frame[f"{column}_null"].astype(float), y=frame[column].astype(float)).dropna(
         subset=["x", "y"]
     )
-    figure, axes = _figure(width=6.2, height=5.0)
+    figure, axes = empty_figure(width=6.2, height=5.0)
     if frame.empty:
         axes.text(0.5, 0.5, "undefined for every matrix", ha="center", transform=axes.transAxes)
     else:
@@ -190,14 +188,7 @@ def draw_beside_null(path: Path, report: SpectralReport, column: str) -> None:
     axes.set_ylabel(f"{column} of the matrix")
     axes.set_title(f"{column} of {report.model} beside its null", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def _figure(*, width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    save_figure(figure, path)
 
 
 def _panels(count: int) -> "tuple[Figure, list[Any]]":
@@ -218,8 +209,3 @@ def _panels(count: int) -> "tuple[Figure, list[Any]]":
 def _short(spectrum: MatrixSpectrum) -> str:
     rows, cols = spectrum.matrix.sides
     return f"{spectrum.matrix.type}, block {spectrum.matrix.block} ({rows} x {cols})"
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=DPI)

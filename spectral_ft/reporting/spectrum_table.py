@@ -1,13 +1,12 @@
 """A report, and how far it moved, as tables for a terminal."""
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from spectral_ft.reporting.terminal import as_text
 from spectral_ft.types import SpectralReport
 
 SHOWN = ("snr", "snr_mp", "alpha_hill", "alpha_pl", "num_spikes", "num_spikes_calibrated", "stable_rank")
-WIDTH = 136
 
 
 def spectrum_table(report: SpectralReport) -> str:
@@ -29,7 +28,7 @@ def spectrum_table(report: SpectralReport) -> str:
         shape = " ".join(f"{row.rows:.0f} x {row.cols:.0f}" for row in shapes.itertuples()) or "-"
         medians = (rows[column].astype(float).median() for column in columns)
         table.add_row(str(kind), str(len(rows)), shape, *("-" if pd.isna(m) else f"{m:.4g}" for m in medians))
-    return _text(table)
+    return as_text(table)
 
 
 def drift_table(drift: pd.DataFrame, *, before: str, after: str, selected_by: str, jaccard: float) -> str:
@@ -53,11 +52,4 @@ def drift_table(drift: pd.DataFrame, *, before: str, after: str, selected_by: st
         changes = (float(row[name]) for name in ("median_change", "largest_change"))
         shown = ("-" if pd.isna(change) else f"{100 * change:.2f} %" for change in changes)
         table.add_row(str(metric), f"{row['matrices']:.0f}", spearman, *shown)
-    return _text(table) + f"selected by {selected_by}: Jaccard {jaccard:.3f} between the two selections\n"
-
-
-def _text(table: Table) -> str:
-    console = Console(width=WIDTH)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+    return as_text(table) + f"selected by {selected_by}: Jaccard {jaccard:.3f} between the two selections\n"

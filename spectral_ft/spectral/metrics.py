@@ -5,7 +5,7 @@ raises `Undefined`, which becomes a null with its reason.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,9 @@ from spectral_ft.spectral.power_law import PowerLaw, power_law
 from spectral_ft.spectral.signal_to_noise import snr, snr_moment, snr_noise_fraction
 from spectral_ft.spectral.tail import alpha_hill, alpha_hill_median, alpha_hill_peak
 
+Metric = Callable[[np.ndarray, Shape], float | tuple[float, ...]]
+"""Of the singular values, descending, and the shape."""
+
 
 @dataclass(frozen=True)
 class MetricOptions:
@@ -38,15 +41,15 @@ class MetricOptions:
     """Of `alpha_hill_peak`."""
     eigenvalue_threshold: float | None = None
     """Absolute cut below which eigenvalues count as zero in the fits of a tail; None: only the relative one."""
+    further: Mapping[str, Metric] = field(default_factory=dict)
+    """A user's own columns."""
 
 
 Columns = tuple[dict[str, float | None], dict[str, str]]
 """Column to value, null where undefined; and column to reason for the nulls."""
 
 
-def metrics(
-    options: MetricOptions,
-) -> Mapping[tuple[str, ...], Callable[[np.ndarray, Shape], float | tuple[float, ...]]]:
+def metrics(options: MetricOptions) -> Mapping[tuple[str, ...], Metric]:
     """Every metric that is a function of the spectrum, by the columns that it fills.
 
     Args:
@@ -72,6 +75,7 @@ def metrics(
         ("stable_rank",): stable_rank,
         ("effective_rank",): effective_rank,
         ("condition_number",): condition_number,
+        **{(name,): metric for name, metric in options.further.items()},
     }
 
 

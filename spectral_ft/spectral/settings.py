@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.spectral.analysis import Analysis
 from spectral_ft.spectral.decomposition import Precision, Solver, with_lapack
 from spectral_ft.spectral.marchenko_pastur import TRACY_WIDOM
-from spectral_ft.spectral.metrics import MetricOptions
+from spectral_ft.spectral.metrics import COLUMNS, MetricOptions
 from spectral_ft.types import MatrixShape
 
 
@@ -32,14 +32,17 @@ class SpectrumSettings:
     edge_level: float
     histogram_bins: Annotated[int, Field(ge=10)]
     eigenvalue_threshold: Annotated[float, Field(gt=0)] | None
+    columns: dict[str, Callable[..., Any]]
     cache: str | Literal[False]
 
     def __post_init__(self) -> None:
         """Check what pydantic cannot.
 
         Raises:
-            ConfigError: If `edge_level` is no known quantile.
+            ConfigError: If `edge_level` is no known quantile, or a column of the user's has the name of ours.
         """
+        if taken := sorted(set(self.columns) & set(COLUMNS)):
+            raise ConfigError(f"spectrum.columns has {taken[0]}, which is a column already: give it another name.")
         if self.edge_level not in TRACY_WIDOM:
             known = " or ".join(map(str, TRACY_WIDOM))
             raise ConfigError(f"spectrum.edge_level={self.edge_level} is not known: take {known}.")
@@ -59,7 +62,9 @@ class SpectrumSettings:
             memory=half_of_free if self.memory_gib is None else int(self.memory_gib * 2**30),
             precision=self.precision,
             null_draws=self.null_draws,
-            options=MetricOptions(self.edge_level, self.histogram_bins, self.eigenvalue_threshold),
+            options=MetricOptions(
+                self.edge_level, self.histogram_bins, self.eigenvalue_threshold, further=self.columns
+            ),
             solver=with_lapack if on_cpu else self._on_device(),
         )
 
@@ -76,7 +81,8 @@ class SpectrumSettings:
             "histogram_bins",
             "eigenvalue_threshold",
         )
-        return {name: getattr(self, name) for name in names}
+        own = {name: _origin(metric) for name, metric in self.columns.items()}
+        return {name: getattr(self, name) for name in names} | ({"columns": own} if own else {})
 
     @property
     def cache_folder(self) -> Path | None:
@@ -134,3 +140,8 @@ class SpectrumSettings:
                 f"{len(matrices)} matrices; a name is {matrices[0].name}."
             )
         return kept
+
+
+def _origin(metric: Callable[..., Any]) -> str:
+    function = getattr(metric, "func", metric)
+    return f"{function.__module__}.{function.__qualname__}"

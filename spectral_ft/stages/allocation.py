@@ -1,42 +1,40 @@
-"""Report to `plan.json`."""
+"""Report and probe to `plan.json`."""
 
 import logging
 from pathlib import Path
 
-from spectral_ft.experiment import Experiment
-from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.allocation.fitting import fitted, units
+from spectral_ft.allocation.grouping import check_groups
+from spectral_ft.errors import PlanError
+from spectral_ft.experiment import Costed, PlanParts
+from spectral_ft.methods.seam import BaseModel
 from spectral_ft.storage import read_json, write_json
-from spectral_ft.types import AllocationPlan, MatrixShape, SpectralReport
+from spectral_ft.types import AllocationPlan, MatrixAllocation, Probe, SpectralReport
 
 log = logging.getLogger(__name__)
 
 
 def plan_allocation(
-    experiment: Experiment, checkpoint: Checkpoint, report: SpectralReport, folder: Path
+    parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Probe | None, *, folder: Path
 ) -> AllocationPlan:
-    """Policy, budget, grouping, and what the method makes of it.
+    """Policy, grouping, budget, and what the method makes of it.
 
     Args:
-        experiment: Its components.
-        checkpoint: For the parameter count of the base.
-        report: Of its matrices.
-        folder: Of the run.
+        parts: What makes the plan.
+        base: The model, for counting.
+        report: Of its matrices, with the probe's columns.
+        probe: For groupings by gradients; None where nothing asked for it.
+        folder: Of the run; a plan that lies there is taken, counted again.
 
     Returns:
         The plan.
     """
     path = folder / "plan.json"
     if path.exists():
-        plan = read_json(path, AllocationPlan)
+        plan = checked(read_json(path, AllocationPlan), parts, base, path)
     else:
-        from spectral_ft.models.loading import count_parameters
-
-        allocations = experiment.rank_policy.allocate(report)
-        allocations = experiment.grouping.group(experiment.budget.fit(allocations, report), report)
-        matrices: tuple[MatrixShape, ...] = tuple(spectrum.matrix for spectrum in report.matrices)
-        base = count_parameters(checkpoint.folder, trust_remote_code=experiment.model.trust_remote_code)
-        plan = experiment.method.plan(allocations, matrices, base_parameters=base)
-        write_json(path, plan)
+        plan = plan_of(parts, base, report, probe)
+    write_json(path, plan)
     log.info(
         "allocated %d of %d matrices, %s parameters (%.3f %%)",
         len(plan.adapted),
@@ -45,3 +43,100 @@ def plan_allocation(
         plan.trainable_percent,
     )
     return plan
+
+
+def plan_of(parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Probe | None) -> AllocationPlan:
+    """Make a plan.
+
+    Args:
+        parts: What makes it.
+        base: The model, for counting.
+        report: Of its matrices, with the probe's columns.
+        probe: For groupings by gradients.
+
+    Returns:
+        The plan, within its budget.
+    """
+    allocations = parts.grouping.group(parts.rank_policy.allocate(report), report, probe)
+    target = parts.budget.target(base.parameters)
+    if parts.budget.kind == "match":
+        target = plan_of(parts.budget.of, base, report, probe).trainable_parameters
+    if target is not None:
+        allocations = _within(target, allocations, parts, base, report)
+    return parts.method.plan(allocations, base)
+
+
+def checked(plan: AllocationPlan, parts: PlanParts, base: BaseModel, path: Path) -> AllocationPlan:
+    """A plan that was read, which somebody may have edited: its names and ranks checked, its parameters counted again.
+
+    Args:
+        plan: As it was read.
+        parts: The method that counts.
+        base: The model.
+        path: Of the file, for errors.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: If it has a matrix that the model has not, misses or repeats one, has a rank above the smaller
+            side, or a group that cannot be.
+    """
+    matrices = {matrix.name: matrix for matrix in base.matrices}
+    names = [allocation.name for allocation in plan.allocations]
+    if unknown := sorted(set(names) - set(matrices)):
+        raise PlanError(
+            f"{path} has {unknown[0]}, which is none of the {len(matrices)} matrices of this model (a name is "
+            f"{base.matrices[0].name}). Correct it, or remove the file to have it made again."
+        )
+    if missing := sorted(set(matrices) - set(names)):
+        raise PlanError(f"{path} lacks {missing[0]}: give it rank 0 to freeze it, or remove the file.")
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PlanError(f"{path} has {twice} twice: keep one of them.")
+    for allocation in plan.adapted:
+        largest = matrices[allocation.name].smaller_side
+        if allocation.rank > largest and parts.method.takes.ranks != "none":
+            raise PlanError(
+                f"{path} gives {allocation.name} rank {allocation.rank}, above its smaller side, which is {largest}."
+            )
+    check_groups(plan.allocations, base.matrices)
+    return parts.method.plan(plan.allocations, base)
+
+
+def _within(
+    target: int,
+    allocations: tuple[MatrixAllocation, ...],
+    parts: PlanParts,
+    base: BaseModel,
+    report: SpectralReport,
+) -> tuple[MatrixAllocation, ...]:
+    if not isinstance(parts.method, Costed):
+        raise PlanError(f"method={parts.method.name} cannot keep a budget: use budget=none.")
+    costs = {matrix.name: parts.method.cost(matrix) for matrix in base.matrices}
+    rest = target - base.head_parameters
+    if parts.method.takes.ranks != "whole":
+        return fitted(allocations, units(allocations, base.matrices, costs), rest)
+    # Whole matrices: the policy's first ones first, each that still fits.
+    kept, left = set(), rest
+    for name in _by_preference(allocations, parts, report):
+        if costs[name].fixed <= left:
+            kept.add(name)
+            left -= costs[name].fixed
+    if not kept:
+        raise PlanError(
+            f"the budget of {target:,} parameters is below the smallest of the {sum(a.rank > 0 for a in allocations)} "
+            f"selected matrices ({min(costs[a.name].fixed for a in allocations if a.rank):,}): raise budget.value."
+        )
+    return tuple(a if a.name in kept else MatrixAllocation(a.name, 0, 0.0) for a in allocations)
+
+
+def _by_preference(allocations: tuple[MatrixAllocation, ...], parts: PlanParts, report: SpectralReport) -> list[str]:
+    # Highest rank first, then the highest value of the columns that the policy reads, then by name.
+    values = {spectrum.matrix.name: spectrum.columns for spectrum in report.matrices}
+
+    def key(allocation: MatrixAllocation) -> tuple[float, ...]:
+        columns = [values[allocation.name].get(column) for column in sorted(parts.rank_policy.reads)]
+        return (-allocation.rank, *(-(value if value is not None else float("-inf")) for value in columns))
+
+    return [a.name for a in sorted((a for a in allocations if a.rank), key=lambda a: (key(a), a.name))]

@@ -11,7 +11,9 @@ from spectral_ft.data.prompts import alpaca_evaluation, plain
 from spectral_ft.data.rows import Item
 from spectral_ft.evaluation.task import Task, TaskProtocol
 from spectral_ft.experiment import Experiment
+from spectral_ft.methods.none import Nothing
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.stages.base import load_base
 from spectral_ft.types import BenchmarkScore, Stage
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ class SourcedTask:
         Returns:
             The prepared task.
         """
+        if self.task.classes is not None:
+            from spectral_ft.evaluation.classifier import prepare_texts
+
+            return prepare_texts(self.task, self.items or [], folder=folder)
         from spectral_ft.evaluation.prepare import prepare
 
         return prepare(
@@ -56,6 +62,17 @@ class SourcedTask:
             folder=folder,
         )
 
+    @property
+    def evaluator_version(self) -> str:
+        """Of what computes the scores."""
+        if self.task.classes is not None:
+            from spectral_ft.evaluation.classifier import evaluator_version
+
+            return evaluator_version()
+        from spectral_ft.evaluation.harness import harness_version
+
+        return harness_version()
+
 
 def source_tasks(experiment: Experiment) -> list[SourcedTask]:
     """Read test items and choose protocols; cheap, so that a fault is found before training.
@@ -66,17 +83,18 @@ def source_tasks(experiment: Experiment) -> list[SourcedTask]:
     Returns:
         One entry a task.
     """
-    benchmark, dataset = experiment.benchmark, experiment.dataset
+    benchmark, dataset, model = experiment.benchmark, experiment.dataset, experiment.model
     found = []
     for task in benchmark.tasks.values():
+        task.check_model(model.kind, model.labels)
         items: list[Item] | None = None
         fewshot: list[Item] = []
         folder = benchmark.folder_of(task, dataset=dataset.name, dataset_folder=dataset.data_dir)
-        if task.generated is not None:
-            items = task.generated()
-        elif folder is not None and task.rows is not None:
+        if folder is not None and task.rows is not None:
             items = local_items(folder, task.folders or [], task.rows)
             fewshot = local_fewshot_items(folder, task.folders or [], task.rows)
+        elif task.own_items is not None:
+            items = task.own_items()
         found.append(SourcedTask(task, task.choose_protocol(benchmark.protocol, items), items, fewshot))
     return found
 
@@ -116,18 +134,20 @@ def score_stages(
     todo: list[tuple[Stage, SourcedTask]] = [
         (stage, task)
         for stage in sorted(benchmark.stages)  # base before tuned: the adapter goes on last
+        if not (stage == "tuned" and isinstance(experiment.method, Nothing))
         for task in tasks
         if not file.holds(stage, task.task.name)
     ]
     if not todo:
         return file.scores()
-    from spectral_ft.evaluation.harness import harness_version
     from spectral_ft.models.loading import compute_device, resolve_dtype
 
     scorer = _Scorer(experiment, checkpoint, folder)
+    # A classifier's head may be drawn with the run's seed.
+    head = "" if experiment.model.labels is None else f" {experiment.model.labels} {experiment.seed}"
     cache = BaseScoreCache(
         benchmark.cache_folder,
-        model=checkpoint.fingerprint,
+        model=checkpoint.fingerprint + head,
         precision=f"{experiment.quantization.label} {resolve_dtype(experiment.model.dtype, compute_device())}",
     )
     for stage, sourced in todo:
@@ -136,11 +156,11 @@ def score_stages(
             finished = cache.fetch(
                 task,
                 limit=benchmark.limit,
-                version=harness_version(),
-                score=lambda task=task: scorer.score(task, "base"),  # type: ignore[misc]
+                version=sourced.evaluator_version,
+                score=lambda sourced=sourced, task=task: scorer.score(sourced.task, task, "base"),  # type: ignore[misc]
             )
         else:
-            finished = scorer.score(task, "tuned")
+            finished = scorer.score(sourced.task, task, "tuned")
         file.add(stage, finished)
         leading = finished.scores[0]
         log.info("scored %s (%s): %s %.4f on %d items", task.name, stage, leading.metric, leading.value, leading.n)
@@ -157,34 +177,50 @@ class _Scorer:
 
     @cached_property
     def _base(self) -> "PreTrainedModel":
-        from spectral_ft.models.loading import load_model
-
-        return load_model(
-            self._checkpoint.folder,
-            quantization=self._experiment.quantization,
-            dtype=self._experiment.model.dtype,
-            trust_remote_code=self._experiment.model.trust_remote_code,
-        )
+        return load_base(self._experiment, self._checkpoint)
 
     @cached_property
     def _tuned(self) -> "torch.nn.Module":
-        return self._experiment.method.reopen(self._base, self._folder / "adapter")
+        from spectral_ft.adapters.opening import open_adapter
+        from spectral_ft.adapters.origin import check_origin
+
+        folder = self._folder / "adapter"
+        check_origin(folder, model=self._experiment.model.label, fingerprint=self._checkpoint.fingerprint)
+        return open_adapter(self._base, folder)
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":
         from spectral_ft.models.loading import load_tokenizer
 
-        return load_tokenizer(self._checkpoint.folder, trust_remote_code=self._experiment.model.trust_remote_code)
+        source = self._experiment.model
+        return load_tokenizer(self._checkpoint.folder, kind=source.kind, trust_remote_code=source.trust_remote_code)
 
-    def score(self, task: "PreparedTask", stage: Stage) -> "TaskScores":
+    def score(self, task: Task, prepared: "PreparedTask", stage: Stage) -> "TaskScores":
+        model = self._base if stage == "base" else self._tuned
+        benchmark = self._experiment.benchmark
+        batch_size, limit, context = benchmark.batch_size, benchmark.limit, self._checkpoint.context_length
+        if task.classes is not None:
+            from spectral_ft.evaluation.classifier import score_classifier
+
+            return score_classifier(
+                model,
+                self._tokenizer,
+                prepared,
+                labels=self._experiment.model.labels or [],
+                stage=stage,
+                batch_size=batch_size,
+                limit=limit,
+                context=context,
+            )
         from spectral_ft.evaluation.harness import score_task
 
         return score_task(
-            self._base if stage == "base" else self._tuned,
+            model,
             self._tokenizer,
-            task,
+            prepared,
+            kind=self._experiment.model.kind,
             stage=stage,
-            batch_size=self._experiment.benchmark.batch_size,
-            limit=self._experiment.benchmark.limit,
-            context=self._checkpoint.context_length,
+            batch_size=batch_size,
+            limit=limit,
+            context=context,
         )

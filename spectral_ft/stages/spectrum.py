@@ -135,7 +135,7 @@ def report_of_shapes(model: str, checkpoint: Checkpoint, settings: SpectrumSetti
         The report, without spectra and columns.
     """
     checkpoint.check_whole()
-    matrices = settings.choose(checkpoint.matrices)
+    matrices = settings.choose(replace(checkpoint, dequantize=settings.dequantize).matrices)
     return SpectralReport(
         model=model,
         fingerprint="",

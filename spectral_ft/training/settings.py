@@ -27,7 +27,7 @@ class TrainingSettings:
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     optimizer: str
-    activation_checkpointing: bool
+    activation_checkpointing: bool | None
     save_steps: Count
     logging_steps: Count
 

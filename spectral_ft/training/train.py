@@ -1,22 +1,19 @@
 """The training loop: transformers.Trainer with our data, our log and checkpoints that can be trusted.
 
-Resuming is bitwise on a CPU: the Trainer restores model, optimizer, scheduler, random states and
-position in the data.
-
-Known gaps: learning-rate multipliers of a plan are not applied yet, and no policy sets them.
+Resuming is bitwise on a CPU: the Trainer restores optimizer, scheduler, random states and position in the data, and
+`checkpoints.py` what was trained.
 """
 
-import json
 import logging
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -28,19 +25,60 @@ from transformers import (
 )
 
 from spectral_ft.errors import DataError, SpectralFTError
-from spectral_ft.storage import replacing, write_json
+from spectral_ft.storage import replacing
+from spectral_ft.training.checkpoints import load_trained, mark_whole, save_trained, seconds_of
 from spectral_ft.training.memory import peak_memory_bytes
+from spectral_ft.training.optimizer import build_optimizer
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.types import TrainOutcome
 
 log = logging.getLogger(__name__)
 LogRow = Callable[[dict[str, Any]], None]
-COMPLETE = "complete.json"
-"""Written last into a checkpoint: without it the checkpoint was cut while it was written."""
 
 
 class TrainingDiverged(SpectralFTError):  # noqa: N818 - reads as what happened
     """The loss is no longer a number."""
+
+
+class Trained(Protocol):
+    """A model with what is trained on it."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """Only what shall be trained is trainable."""
+        ...
+
+    @property
+    def save(self) -> Callable[[Path], None]:
+        """Writes what was trained into a folder."""
+        ...
+
+    @property
+    def after_step(self) -> Callable[[int], None]:
+        """Called after each optimizer step, while gradients are still there."""
+        ...
+
+    @property
+    def state(self) -> Callable[[], dict[str, Any]]:
+        """What must be kept beside the weights when training is cut."""
+        ...
+
+    @property
+    def restore(self) -> Callable[[dict[str, Any]], None]:
+        """Takes what `state` gave."""
+        ...
+
+
+class Rounds(Protocol):
+    """Whoever asks the policy again while the model trains."""
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each optimizer step."""
+        ...
+
+    def write(self, checkpoint: Path) -> None:
+        """Write what is needed to go on from a checkpoint."""
+        ...
 
 
 def seed_everything(seed: int) -> None:
@@ -52,27 +90,50 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
+def optimizer_steps(settings: TrainingSettings, examples: int) -> int:
+    """How many optimizer steps a training takes.
+
+    Args:
+        settings: Steps or epochs, and the batch.
+        examples: In the training set.
+
+    Returns:
+        The number; the last batch of an epoch may be smaller.
+    """
+    if settings.max_steps is not None:
+        return settings.max_steps
+    micro_batches = math.ceil(examples / settings.micro_batch_size)
+    accumulated = settings.batch_size // settings.micro_batch_size
+    return math.ceil(settings.epochs * math.ceil(micro_batches / accumulated))
+
+
 def train(
-    model: torch.nn.Module,
+    trained: Trained,
     examples: Any,
-    collate: Callable[[list[dict[str, list[int]]]], dict[str, torch.Tensor]],
+    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]],
     settings: TrainingSettings,
     *,
+    activation_checkpointing: bool,
+    multipliers: Mapping[str, float],
+    rounds: Rounds,
     seed: int,
     folder: Path,
-    save: Callable[[Path], None],
+    resume: Path | None,
     log_row: LogRow,
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
     Args:
-        model: Only its adapters are trainable.
+        trained: The adapted model.
         examples: Sized and indexable; rows of input_ids and labels, with `truncated` and `dropped`.
         collate: Rows to a padded batch.
         settings: Steps, batch, optimizer, schedule.
+        activation_checkpointing: Recompute activations in backward.
+        multipliers: Module name to what its learning rate is multiplied by.
+        rounds: Asks the policy again.
         seed: Of the order of examples and of dropout.
         folder: The run's: `checkpoints/` while it trains, then `adapter/`.
-        save: Writes what was trained into a folder.
+        resume: The checkpoint to go on from; None starts.
         log_row: Takes one row of the training log.
 
     Returns:
@@ -87,25 +148,35 @@ def train(
             f"{len(examples)} training examples are fewer than training.batch_size={settings.batch_size}: "
             "lower the batch, or raise dataset.limit."
         )
-    checkpoints = folder / "checkpoints"
-    resume = last_checkpoint(checkpoints)
-    trainer = Trainer(
+    model = trained.model
+    arguments = _arguments(
+        settings,
+        steps=optimizer_steps(settings, len(examples)),
+        activation_checkpointing=activation_checkpointing,
+        seed=seed,
+        folder=folder / "checkpoints",
+    )
+    optimizer = build_optimizer(model, arguments, multipliers)
+    trainer = _Trainer(
+        trained,
         model=model,
-        args=_arguments(settings, seed=seed, folder=checkpoints),
+        args=arguments,
         train_dataset=examples,
         data_collator=collate,
+        optimizers=(optimizer, None),
     )
-    watch = _Watch(log_row, done=_seconds_of(resume))
+    watch = _Watch(trained, rounds, optimizer, log_row, done=seconds_of(resume))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     if resume:
         log.info("resuming the training at %s", resume.name)
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with logging_redirect_tqdm():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finally:
         watch.close()
     with replacing(folder / "adapter") as part:
-        save(part)
+        trained.save(part)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     tail = losses[-max(1, len(losses) // 10) :]
     tokens = int(trainer.state.num_input_tokens_seen)
@@ -125,40 +196,29 @@ def train(
     )
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove what only a cut training would need.
+class _Trainer(Trainer):
+    """Checkpoints hold what is trained, in our form: no copy of the base, ties and allocators kept."""
 
-    Args:
-        folder: The run's.
-    """
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    def __init__(self, trained: Trained, **options: Any) -> None:
+        super().__init__(**options)
+        self._trained = trained
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        del state_dict
+        save_trained(self._trained.model, self._trained.state(), Path(str(output_dir)))
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; cut ones are removed.
-
-    Args:
-        folder: Of the checkpoints.
-
-    Returns:
-        Its folder, or None.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    while found:
-        newest = found.pop()
-        if (newest / COMPLETE).is_file():
-            return newest
-        log.warning("%s was cut while it was written; taking the one before it", newest.name)
-        shutil.rmtree(newest)
-    return None
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        del model
+        self._trained.restore(load_trained(self._trained.model, Path(resume_from_checkpoint)))
 
 
-def _arguments(settings: TrainingSettings, *, seed: int, folder: Path) -> TrainingArguments:
+def _arguments(
+    settings: TrainingSettings, *, steps: int, activation_checkpointing: bool, seed: int, folder: Path
+) -> TrainingArguments:
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
+        max_steps=steps,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
         learning_rate=settings.learning_rate,
@@ -168,7 +228,7 @@ def _arguments(settings: TrainingSettings, *, seed: int, folder: Path) -> Traini
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
-        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing=activation_checkpointing,
         bf16=bf16,
         seed=seed,
         data_seed=seed,
@@ -188,14 +248,15 @@ def _arguments(settings: TrainingSettings, *, seed: int, folder: Path) -> Traini
     )
 
 
-def _seconds_of(checkpoint: Path | None) -> float:
-    return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"]) if checkpoint else 0.0
-
-
 class _Watch(TrainerCallback):
-    """Shows progress, passes the log on, stops at a loss that is no number, marks checkpoints as whole."""
+    """Shows progress, passes the log on, stops at a loss that is no number, lets method and rounds act after a step."""
 
-    def __init__(self, log_row: LogRow, *, done: float) -> None:
+    def __init__(
+        self, trained: Trained, rounds: Rounds, optimizer: torch.optim.Optimizer, log_row: LogRow, *, done: float
+    ) -> None:
+        self._trained = trained
+        self._rounds = rounds
+        self._optimizer = optimizer
         self._log_row = log_row
         self._done = done
         self._began = time.perf_counter()
@@ -211,6 +272,14 @@ class _Watch(TrainerCallback):
         del args, control, kwargs
         self._began = time.perf_counter()
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", leave=False)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, control, kwargs
+        step = state.global_step + 1  # the Trainer counts it later
+        self._trained.after_step(step)
+        self._rounds.after_step(step, self._optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, control, kwargs
@@ -239,4 +308,5 @@ class _Watch(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del control, kwargs
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        write_json(checkpoint / COMPLETE, {"step": state.global_step, "seconds": self.seconds})
+        self._rounds.write(checkpoint)
+        mark_whole(checkpoint, step=state.global_step, seconds=self.seconds)

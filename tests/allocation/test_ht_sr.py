@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from spectral_ft.allocation.ht_sr import HtSr
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, PlanError
 from spectral_ft.types import MatrixSpectrum, SpectralReport
 from tests.oracles import law, matrix
 
@@ -81,6 +82,12 @@ def test_a_matrix_without_a_value_is_frozen():
     assert ranks(FOUR | {"4.q": (None, 3.0), "5.q": (9.0, None)}) == ranks(FOUR) | {"4.q": 0, "5.q": 0}
 
 
+@pytest.mark.parametrize("select", ["highest", "lowest"])
+def test_of_equal_scores_the_first_by_name_are_kept(select):
+    equal = {f"{block}.q": (3.0, 2.0) for block in (2, 0, 3, 1)}
+    assert {name for name, rank in ranks(equal, select=select).items() if rank} == {"0.q", "1.q"}
+
+
 def test_a_constant_report_gives_one_rank():
     assert set(ranks({f"{b}.q": (3.0, 2.0) for b in range(6)}).values()) == {4}
 
@@ -109,3 +116,59 @@ def test_a_higher_exponent_at_equal_spikes_never_gets_less(rows):
     found = ranks(named)
     order = sorted(named, key=lambda name: named[name][0])
     assert [found[name] for name in order] == sorted(found.values())
+
+
+@law
+@given(columns)
+def test_more_spikes_at_an_equal_exponent_never_get_more(rows):
+    named = {f"{block}.q": (3.0, spikes) for block, (_, spikes) in enumerate(rows)}
+    found = ranks(named)
+    order = sorted(named, key=lambda name: -named[name][1])
+    assert [found[name] for name in order] == sorted(found.values())
+
+
+@law
+@given(columns, st.sampled_from(["highest", "lowest"]), st.integers(1, 16))
+def test_what_is_kept_is_the_fraction_rounded_down_but_at_least_one(rows, select, sixteenths):
+    found = ranks({f"{b}.q": row for b, row in enumerate(rows)}, select=select, top_fraction=sixteenths / 16)
+    assert sum(rank > 0 for rank in found.values()) == max(1, sixteenths * len(rows) // 16)
+
+
+@law
+@given(columns, st.sampled_from([0.5, 1.0, 2.0]), st.integers(-3, 3))
+def test_the_unit_and_zero_of_a_column_are_irrelevant(rows, unit, zero):
+    wide = [(alpha, spikes) for alpha, spikes in [(1.0, 0), (10.0, 50), *rows]]
+    here, there = (
+        ranks({f"{b}.q": (unit * a + zero, s) for b, (a, s) in enumerate(wide)})
+        for unit, zero in ((1.0, 0), (unit, zero))
+    )
+    # The source's 1e-8 beside the range moves a rank that lies between two.
+    assert all(abs(here[name] - there[name]) <= 1 for name in here)
+
+
+def test_both_columns_are_read_and_named_where_they_are_missing():
+    assert HtSr(**OPTIONS).reads == {"alpha_hill", "num_spikes"}
+    for column in ("column", "spikes_column"):
+        with pytest.raises(PlanError, match="column='alpha_pl' is not in the report; its columns are alpha_hill, num_"):
+            ranks(FOUR, **{column: "alpha_pl"})
+
+
+def test_a_report_in_which_no_matrix_has_both_columns_is_refused():
+    with pytest.raises(PlanError, match="selects none of the 2 matrices of hand"):
+        ranks({"0.q": (2.0, None), "1.q": (None, 3.0)})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"select": "top"},
+        {"top_fraction": 0.0},
+        {"w_hill": -0.1},
+        {"min_rank": 0},
+        {"rank_scaling": "cube"},
+        {"rank": 8},
+    ],
+)
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        HtSr(**OPTIONS | wrong)

@@ -1,10 +1,13 @@
 """Oracle: tiers counted by hand on typed columns."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from spectral_ft.allocation.snr_tiers import SnrTiers, Tier
 from spectral_ft.errors import ConfigError, PlanError
-from tests.oracles import report
+from tests.oracles import law, report
 
 HIGH, MID = Tier(rank=16, lora_alpha=32.0, lr_multiplier=1.0), Tier(rank=4, lora_alpha=16.0, lr_multiplier=0.5)
 WIDE = (64, 96)
@@ -70,3 +73,62 @@ def test_thresholds_that_select_nothing_tell_the_highest_value():
 def test_tiers_that_cannot_be_told_apart_are_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         policy(**changes)
+
+
+def test_only_its_column_is_read():
+    assert policy().reads == {"snr"} and policy(column="alpha_hill").reads == {"alpha_hill"}
+
+
+columns = st.lists(st.none() | st.floats(0, 100), min_size=1, max_size=12).filter(any)
+quarters = st.integers(1, 8)
+
+
+def tiers(values, **changes):
+    """Ranks in the order of the values."""
+    of = report({f"{block}.q": value for block, value in enumerate(values)}, shape=WIDE)
+    return [a.rank for a in policy(**changes).allocate(of)]
+
+
+@law
+@given(columns, quarters, quarters)
+def test_tiers_hold_their_fractions_rounded_down_and_the_higher_values(values, high, mid):
+    fractions = [high / 16, mid / 16]
+    found, known = tiers(values, fractions=fractions), [v for v in values if v is not None]
+    assert found.count(16) == max(1, high * len(known) // 16)
+    assert found.count(16) + found.count(4) == max(1, (high + mid) * len(known) // 16)
+    by_tier = {
+        rank: [v for v, r in zip(values, found, strict=True) if r == rank and v is not None] for rank in (16, 4, 0)
+    }
+    for upper, lower in ((16, 4), (4, 0), (16, 0)):
+        assert min(by_tier[upper], default=100) >= max(by_tier[lower], default=0)
+
+
+@law
+@given(columns, quarters, quarters)
+def test_thresholds_tell_a_matrix_without_its_neighbours(values, first, second):
+    low, high = sorted([first, second + 8])
+    found = tiers([*values, 101.0], fractions=None, thresholds=[float(high), float(low)])
+    assert found[-1] == 16
+    assert found[:-1] == [0 if v is None else 16 if v > high else 4 if v > low else 0 for v in values]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fractions": [0.5]},
+        {"fractions": [0.0, 0.5]},
+        {"fractions": [1.5, 0.1]},
+        {"scope": "block"},
+        {"high": 8},
+        {"x": 1},
+    ],
+)
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        policy(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"lora_alpha": 0.0}, {"lr_multiplier": 0.0}])
+def test_a_tier_that_gives_nothing_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Tier(**{"rank": 4, "lora_alpha": 16.0, "lr_multiplier": 0.5} | wrong)

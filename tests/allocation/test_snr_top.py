@@ -63,6 +63,26 @@ def test_a_larger_fraction_only_adds_matrices(columns, one, other):
     assert less <= more
 
 
+@law
+@given(values, st.floats(0, 99), st.floats(0, 99))
+def test_a_higher_threshold_only_takes_matrices_away(columns, one, other):
+    of = report(columns | {"9.top": 100.0})
+    more, less = (
+        {a.name for a in snr_top(top_fraction=None, threshold=threshold).allocate(of) if a.rank}
+        for threshold in sorted([one, other])
+    )
+    assert {"model.layers.9.top"} <= less <= more
+
+
+def test_only_its_column_is_read():
+    assert snr_top().reads == {"snr"} and snr_top(column="snr_mp").reads == {"snr_mp"}
+
+
+def test_a_rank_above_a_side_is_refused():
+    with pytest.raises(PlanError, match=r"rank_policy\.rank=9 is above the smaller side of model\.layers\.0\.q_proj"):
+        snr_top(rank=9).allocate(report({"0.q_proj": 1.0, "1.q_proj": 0.0, "2.q_proj": 0.0}))
+
+
 def test_fractions_count_candidates_only():
     columns = {f"{block}.q_proj": float(block) for block in range(8)}
     adapted = [a.name for a in snr_top(top_fraction=0.5, lowest_block=4).allocate(report(columns)) if a.rank]

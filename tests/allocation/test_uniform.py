@@ -25,7 +25,7 @@ def uniform(**options):
 
 def test_shapes_are_enough():
     assert [a.rank for a in uniform().allocate(SHAPES_ALONE)] == [2, 2, 2]
-    assert not uniform().reads_spectrum
+    assert not uniform().reads
 
 
 def test_what_is_no_candidate_is_frozen():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spectral_ft.data import benchmark_items, rows
+from spectral_ft.data.dataset import HubSplit
 from spectral_ft.errors import DataError
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"
@@ -28,7 +29,7 @@ def test_a_folder_of_many_tasks_is_looked_through_by_name(tmp_path):
 
 
 def test_a_missing_file_is_named_with_its_option(tmp_path):
-    with pytest.raises(DataError, match=r"benchmark\.data_dir=.* holds none of test\.jsonl, test\.json"):
+    with pytest.raises(DataError, match=r"benchmark\.data_dir=.* holds none of test\.jsonl, test\.json, test\.tsv"):
         benchmark_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
@@ -56,6 +57,29 @@ def test_examples_without_the_harness_s_fields_are_left_out(tmp_path):
     assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
+def test_tab_separated_test_items_are_found(tmp_path):
+    (tmp_path / "test.tsv").write_text("a film\t0\nanother\t1\n")
+    found = benchmark_items.local_items(tmp_path, ["sst2"], rows.sst2)
+    assert [(item.instruction, item.answer) for item in found] == [("a film", "negative"), ("another", "positive")]
+
+
+def test_items_of_the_hub_are_converted_and_their_faults_named(monkeypatch):
+    asked = []
+
+    def download(*names, **options):
+        asked.append((names, options))
+        return [{"sentence": "a film", "label": 1}, {"sentence": "another", "label": -1}][: len(asked)]
+
+    monkeypatch.setattr("spectral_ft.hub.download_rows", download)
+    hub = HubSplit(id="nyu-mll/glue", name="sst2", split="validation")
+    assert benchmark_items.hub_items(hub=hub, rows=rows.sst2) == [rows.Item("a film", "positive", "positive")]
+    ((names, options),) = asked
+    assert names == ("nyu-mll/glue",)
+    assert options == {"name": "sst2", "split": "validation", "override": "benchmark.data_dir=FOLDER"}
+    with pytest.raises(DataError, match=r"nyu-mll/glue, row 2: unexpected content \(the label is -1"):
+        benchmark_items.hub_items(hub=hub, rows=rows.sst2)
+
+
 def is_number(text):
     float(text)
     return True
@@ -70,6 +94,7 @@ def is_number(text):
         ("llm_adapters/SVAMP", rows.gsm8k, 1000, is_number),
         ("llm_adapters/mawps", rows.mawps, 238, is_number),
         ("llm_adapters/AQuA", rows.aqua, 254, set("ABCDE").__contains__),
+        ("sst2", rows.sst2, 1821, {"negative", "positive"}.__contains__),
         ("llm_adapters/boolq", rows.boolq, 3270, {"true", "false"}.__contains__),
     ],
 )

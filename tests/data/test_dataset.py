@@ -123,3 +123,9 @@ def test_a_local_folder_wins_over_the_hub(monkeypatch, folder):
 def test_options_that_cannot_be_are_refused(folder, wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         dataset(data_dir=str(folder), **wrong)
+
+
+def test_a_text_with_a_class_is_a_prompt_and_the_name_of_the_class(tmp_path):
+    (tmp_path / "train.tsv").write_text("a good film\t1\nnot good\t0\n")
+    own = dataset(data_dir=str(tmp_path), rows=rows.sst2, prompt="plain", files=["train.tsv"])
+    assert own.examples() == [("a good film", " positive"), ("not good", " negative")]

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spectral_ft.data.files import find_file, read_rows, to_items
 from spectral_ft.data.rows import Item, boolq, gsm8k
 from spectral_ft.errors import DataError
+from tests.oracles import law
 
 ROWS = [{"a": 1}, {"a": "two lines\u2028in one row"}]
 
@@ -57,11 +60,47 @@ def test_both_forms_hold_the_same_rows(tmp_path):
         ("r.json", "[]", "holds no list of objects"),
         ("r.json", '[{"a": 1}, 2]', r"row 2: expected an object with columns, found int"),
         ("r.jsonl", '{"a": 1}\n["a"]\n', r"row 2: expected an object with columns, found list"),
+        (
+            "r.tsv",
+            "text\tlabel\na\t1\n\nb",
+            r"r\.tsv, line 4: 1 cells where the first line has 2; is it truncated",
+        ),
+        ("r.tsv", "a\t1\nb\tc\t0", r"r\.tsv, line 2: 3 cells where the first line has 2"),
+        ("r.tsv", "text\tlabel\n", "holds no list of objects"),
+        ("r.tsv", "\n", "is empty"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_line(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         read_rows(written(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('sentence\tlabel\na film \t0\n\n"quoted\t1\n', [("sentence", "label"), ("a film", "0"), ('"quoted', "1")]),
+        ("a film\t0\nanother\t-1\n", [("0", "1"), ("a film", "0"), ("another", "-1")]),
+        ("0.5\ta\n", [("0", "1"), ("0.5", "a")]),
+        ("2 films\tlabel\nx\ty", [("2 films", "label"), ("x", "y")]),
+    ],
+    ids=["names", "no names", "a number first", "a name with a digit"],
+)
+def test_tab_separated_columns_are_called_by_their_names_or_numbers(tmp_path, content, rows):
+    names, *cells = rows
+    assert read_rows(written(tmp_path, "r.tsv", content)) == [dict(zip(names, row, strict=True)) for row in cells]
+
+
+@law
+@given(
+    st.lists(
+        st.tuples(st.text(alphabet="ab \u2028\x85", min_size=1).filter(str.strip), st.integers(-1, 3).map(str)),
+        min_size=1,
+    )
+)
+def test_what_is_written_as_tab_separated_lines_is_read(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("tsv") / "r.tsv"
+    path.write_text("\n".join("\t".join(row) for row in rows), encoding="utf-8")
+    assert [tuple(row.values()) for row in read_rows(path)] == [(text.strip(), label) for text, label in rows]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -92,7 +92,30 @@ def test_mawps_has_two_raw_forms(row, item):
     assert rows.mawps(row) == item
 
 
-@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps])
+@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps, rows.sst2])
 def test_a_missing_column_is_a_key_error(form):
     with pytest.raises(KeyError):
         form({"text": "unlabelled"})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sentence": "a good film ", "label": 1, "idx": 7},
+        {"sentence": "a good film", "label": "1"},
+        {"0": "a good film", "1": "1"},
+    ],
+)
+def test_sst2_has_a_form_on_the_hub_and_two_in_files(row):
+    assert rows.sst2(row) == Item("a good film", "positive", "positive")
+
+
+@pytest.mark.parametrize(("label", "name"), [(0, "negative"), (1, "positive"), ("negative", "negative")])
+def test_imdbs_labels_are_numbers_or_names(label, name):
+    assert rows.imdb({"text": "A film.", "label": label}) == Item("A film.", name, name)
+
+
+@pytest.mark.parametrize("label", [-1, 2, "", "POS", True, 1.0, None])
+def test_a_label_that_is_no_class_is_refused(label):
+    with pytest.raises(ValueError, match=f"the label is {label!r}, none of 0, 1, negative, positive"):
+        rows.imdb({"text": "A film.", "label": label})

@@ -1,13 +1,18 @@
 """Labels and cuts; oracle: the tokens of prompt and completion typed out."""
 
+from collections.abc import Callable
+
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectral_ft.data.dataset import Example
-from spectral_ft.data.tokenised import IGNORED, PaddedBatch, TokenisedExamples, tokenise
-from spectral_ft.errors import DataError
+from spectral_ft.data.tokenised import IGNORED, TokenisedExamples, tokenise
+from spectral_ft.errors import ConfigError, DataError
 from tests.conftest import EMBEDDED
+from tests.models.small_checkpoints import WORDS, bert_tokenizer, t5_tokenizer
+from tests.oracles import law
 
 EXAMPLE = Example("What is 62 minus 20? Answer:", " 62-20=42")
 
@@ -64,8 +69,114 @@ def test_labels_that_are_all_cut_off_are_an_error(tokenizer: PreTrainedTokenizer
         tokenised(tokenizer, EXAMPLE, max_length=8, too_long="truncate")
 
 
-def test_a_batch_is_padded_on_the_right() -> None:
-    batch = PaddedBatch(0)([{"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7]}, {"input_ids": [8], "labels": [8]}])
-    assert torch.equal(batch["input_ids"], torch.tensor([[5, 6, 7], [8, 0, 0]]))
-    assert torch.equal(batch["attention_mask"], torch.tensor([[1, 1, 1], [1, 0, 0]]))
-    assert torch.equal(batch["labels"], torch.tensor([[IGNORED, 6, 7], [8, IGNORED, IGNORED]]))
+# A token a word: good 4, bad 5, film 6, a 7, the 8, not 9 behind [CLS] 2 ... [SEP] 3; one less behind ... </s> 2.
+REVIEWS = (Example("a good film", " positive"), Example("the bad", " negative"))
+
+
+def classified(*examples: Example, **options: object) -> TokenisedExamples:
+    return tokenised(bert_tokenizer(), *examples, kind="classifier", labels=["negative", "positive"], **options)
+
+
+def translated(*examples: Example, **options: object) -> TokenisedExamples:
+    return tokenised(t5_tokenizer(), *examples, kind="seq2seq", **options)
+
+
+def test_a_classifier_reads_the_prompt_and_learns_the_number_of_its_label() -> None:
+    assert classified(*REVIEWS).rows == [
+        {"input_ids": [2, 7, 4, 6, 3], "labels": 1},
+        {"input_ids": [2, 8, 5, 3], "labels": 0},
+    ]
+    turned = tokenised(bert_tokenizer(), *REVIEWS, kind="classifier", labels=["positive", "other", "negative"])
+    assert [row["labels"] for row in turned.rows] == [0, 2]
+
+
+def test_a_classifiers_text_is_cut_between_its_marks() -> None:
+    cut = classified(*REVIEWS, max_length=4, too_long="truncate")
+    assert [row["input_ids"] for row in cut.rows] == [[2, 7, 4, 3], [2, 8, 5, 3]]
+    assert (cut.truncated, cut.dropped) == (1, 0)
+    kept = classified(*REVIEWS, max_length=4, too_long="drop")
+    assert [row["labels"] for row in kept.rows] == [0] and (kept.truncated, kept.dropped) == (0, 1)
+    with pytest.raises(DataError, match=r"training example 1 has 5 tokens, more than dataset.max_length=4: 'a good"):
+        classified(*REVIEWS, max_length=4)
+
+
+def test_a_completion_that_is_no_label_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"example 2 has the label 'fine', none of model.labels=\['negative', 'positive'\]"
+    ):
+        classified(REVIEWS[0], Example("a film", " fine"))
+
+
+def test_a_text_of_nothing_is_still_a_text() -> None:
+    assert classified(Example("", " negative")).rows == [{"input_ids": [2, 3], "labels": 0}]
+
+
+def test_nothing_left_is_an_error_for_every_kind() -> None:
+    for some in (classified, translated):
+        with pytest.raises(
+            DataError, match=r"none of the 1 training examples .* \(0 cut, 1 dropped\): there is nothing"
+        ):
+            some(REVIEWS[0], max_length=3, too_long="drop")
+
+
+def test_seq2seq_reads_the_prompt_and_writes_the_completion_each_with_an_end_mark() -> None:
+    assert translated(*REVIEWS).rows == [
+        {"input_ids": [6, 3, 5, 2], "labels": [16, 2]},
+        {"input_ids": [7, 4, 2], "labels": [15, 2]},
+    ]
+
+
+def test_an_end_mark_that_the_tokenizer_does_not_set_is_set(tokenizer: PreTrainedTokenizerBase) -> None:
+    row = tokenised(tokenizer, EXAMPLE, kind="seq2seq").rows[0]
+    assert row["input_ids"] == [*tokenizer(EXAMPLE.prompt)["input_ids"], tokenizer.eos_token_id]
+    assert row["labels"] == [*tokenizer("62-20=42")["input_ids"], tokenizer.eos_token_id]
+
+
+class Letters:
+    """A token a letter, spaces included."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: list[str] | None = None, *, text_target: list[str] | None = None, verbose: bool) -> object:
+        return {"input_ids": [[ord(letter) for letter in one] for one in text or text_target or []]}
+
+
+def test_what_seq2seq_writes_does_not_begin_with_the_space_behind_a_prompt() -> None:
+    (row,) = tokenised(Letters(), Example("a", " b c"), kind="seq2seq").rows  # type: ignore[arg-type]
+    assert row == {"input_ids": [ord("a"), 0], "labels": [ord("b"), ord(" "), ord("c"), 0]}
+
+
+def test_a_cut_prompt_keeps_its_end_mark_and_a_cut_completion_has_none() -> None:
+    long = Example("a good film", " the bad film")
+    cut = translated(long, max_length=3, too_long="truncate")
+    assert cut.rows == [{"input_ids": [6, 3, 2], "labels": [7, 4, 5]}]
+    assert (cut.truncated, cut.dropped) == (1, 0)
+    short = translated(Example("a film", " the bad film"), max_length=3, too_long="error")
+    assert short.rows == [{"input_ids": [6, 5, 2], "labels": [7, 4, 5]}]  # whole but for the end mark, as for others
+
+
+@pytest.mark.parametrize("example", [Example("a a a a", " a"), Example("a", " a a a a a")])
+def test_the_length_holds_for_prompt_and_completion_apart(example: Example) -> None:
+    assert translated(Example("a a a", " a a a"), max_length=4).truncated == 0
+    with pytest.raises(DataError, match=r"training example 1 has [56] tokens, more than dataset.max_length=4"):
+        translated(example, max_length=4)
+
+
+@pytest.mark.parametrize("some", [classified, translated])
+def test_no_loss_on_a_prompt_that_is_not_written(some: Callable[..., TokenisedExamples]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"dataset.train_on_inputs=true means nothing with model.kind=(seq2seq|class)"
+    ):
+        some(*REVIEWS, train_on_inputs=True)
+
+
+@law
+@given(st.lists(st.lists(st.sampled_from(WORDS), max_size=6), min_size=1, max_size=4), st.integers(2, 8))
+def test_no_row_is_longer_than_the_length(texts: list[list[str]], max_length: int) -> None:
+    examples = [Example(" ".join(words), " positive") for words in texts]
+    for some in (classified, translated):
+        found = some(*examples, max_length=max_length, too_long="truncate")
+        assert len(found) == len(texts)
+        assert all(len(row["input_ids"]) <= max_length for row in found.rows)
+        whole = some(*examples, max_length=99)
+        assert found.truncated == sum(len(row["input_ids"]) > max_length for row in whole.rows)

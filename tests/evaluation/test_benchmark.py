@@ -39,6 +39,13 @@ def test_a_tasks_folder_is_the_benchmarks_or_that_of_its_own_data_set(own, datas
     assert benchmark(data_dir=own).folder_of(TASK, dataset=dataset, dataset_folder=dataset_folder) == folder
 
 
+def test_a_file_of_training_data_is_not_the_test_file(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}")
+    file = str(tmp_path / "train.jsonl")
+    assert benchmark().folder_of(TASK, dataset="gsm8k", dataset_folder=file) == tmp_path
+    assert benchmark(data_dir=file).folder_of(TASK, dataset="gsm8k", dataset_folder=None) == Path(file)
+
+
 def test_a_tilde_is_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     here = benchmark(data_dir="~/test", cache="~/cache")

@@ -4,18 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+)
 
 from spectral_ft.data import rows
 from spectral_ft.data.benchmark_items import local_fewshot_items, local_items
-from spectral_ft.data.prompts import alpaca_evaluation
+from spectral_ft.data.prompts import alpaca_evaluation, plain
 from spectral_ft.data.rows import Item
-from spectral_ft.errors import DataError
+from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.evaluation.prepare import PreparedTask, prepare
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.evaluation.task import Task, TaskProtocol
 from tests.conftest import EMBEDDED
+from tests.models.small_checkpoints import save_t5
 
 CONTEXT = 4096
 TASKS = {
@@ -110,6 +117,102 @@ def test_a_paper_task_scores_by_the_published_rule(
     assert all(score.stderr == pytest.approx((score.value * (1 - score.value)) ** 0.5) for score in result.scores)
     assert [row["id"] for row in result.samples] == [0, 1]
     assert all(isinstance(row["response"], str) for row in result.samples)
+
+
+SUMS = [Item(f"{n} + 1 =", "", str(n + 1)) for n in (1, 2)]
+
+
+def written_sums(folder: Path) -> PreparedTask:
+    task = Task("sums", {"standard": "wordmath"})
+    return prepare(
+        task, SUMS, protocol="standard", prompt=plain, fewshot_items=[], num_fewshot=None, folder=folder
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    folder = save_t5(tmp_path_factory.mktemp("t5"))
+    model = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    model.generation_config.suppress_tokens = [0, 1, 2]  # it writes words only, and never ends
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_seq2seq_model_writes_what_it_writes_alone(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    model, tokenizer = t5
+    found = score_task(
+        model, tokenizer, written_sums(tmp_path), kind="seq2seq", stage="base", batch_size=2, limit=None, context=64
+    )
+    assert {(score.task, score.n, score.protocol) for score in found.scores} == {("sums", 2, "standard")}
+    for item, row in zip(SUMS, (r for r in found.samples if r["extractor"] == "strict-match"), strict=True):
+        ids = model.generate(**tokenizer(item.instruction, return_tensors="pt"), max_new_tokens=32, do_sample=False)
+        assert row["response"] == tokenizer.decode(ids[0], skip_special_tokens=True)
+        assert len(row["response"].split()) == 32  # the random model never ends: the task's limit did
+
+
+def test_a_seq2seq_model_scores_choices_by_what_its_decoder_says(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    model, tokenizer = t5
+    file = tmp_path / "choice.yaml"
+    (tmp_path / "test.jsonl").write_text('{"q": "a film", "gold": 1}')
+    file.write_text(
+        f"""
+task: choice
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path / "test.jsonl"}}}, cache_dir: {tmp_path / "arrow"}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: [good, bad]
+doc_to_target: gold
+metric_list: [{{metric: acc}}]
+"""
+    )
+    task = PreparedTask("choice", "standard", file, "f")
+    found = score_task(model, tokenizer, task, kind="seq2seq", stage="base", batch_size=2, limit=None, context=64)
+    ids = tokenizer("a film", return_tensors="pt")["input_ids"]
+    logits = model(input_ids=ids, decoder_input_ids=torch.tensor([[0]])).logits[0, 0].log_softmax(0)
+    expected = [float(logits[token].detach()) for token in (3, 4)]  # good, bad
+    assert found.samples[0]["log_likelihoods"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("context", "instruction", "words"),
+    [(31, "1 + 1 =", "the answer may have 32, one of them"), (40, "1 " * 41, "the prompt has 42 tokens")],
+)
+def test_a_seq2seq_prompt_and_its_answer_have_a_context_each(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase],
+    tmp_path: Path, context: int, instruction: str, words: str,
+) -> None:  # fmt: skip
+    def task(text: str) -> PreparedTask:
+        return prepare(
+            Task("sums", {"standard": "wordmath"}), [Item(text, "", "2")], protocol="standard", prompt=plain,
+            fewshot_items=[], num_fewshot=None, folder=tmp_path,
+        )  # fmt: skip
+
+    options = {"kind": "seq2seq", "stage": "base", "batch_size": 1, "limit": None}
+    assert score_task(*t5, task("1 " * 30), **options, context=33).scores  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=rf"benchmark sums, item 0: .*{words}.* the model's context of {context}\."):
+        score_task(*t5, task(instruction), **options, context=context)  # type: ignore[arg-type]
+
+
+def test_a_context_that_only_the_tokenizer_knows_holds_too(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"one of them more than the model's context of 16\."):
+        score_task(
+            *t5, written_sums(tmp_path), kind="seq2seq", stage="base", batch_size=1, limit=None, context=None
+        )  # fmt: skip
+
+
+def test_a_classifier_is_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"benchmark sums: lm-eval scores what a model writes, and for a classifier"):
+        score_task(
+            model, tokenizer, written_sums(tmp_path), kind="classifier", stage="base", batch_size=1, limit=None,
+            context=None,
+        )  # fmt: skip
 
 
 def test_few_shot_prompts_need_training_items(tmp_path: Path, shared_data: Path) -> None:

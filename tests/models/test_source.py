@@ -1,19 +1,41 @@
 """Oracle: folders made here, and a hub that is replaced by a function."""
 
 import pytest
+from pydantic import ValidationError
 
 from spectral_ft.errors import CheckpointError, ConfigError
 from spectral_ft.models.source import FILES, ModelSource
 
 
 def source(**options):
-    nothing = {"name": None, "id": None, "revision": None, "path": None, "dtype": "auto", "trust_remote_code": False}
-    return ModelSource(**nothing | options)
+    nothing = {"name": None, "id": None, "revision": None, "path": None, "kind": "causal_lm", "labels": None}
+    return ModelSource(**nothing | {"dtype": "auto", "trust_remote_code": False} | options)
 
 
 def test_a_model_needs_a_source():
     with pytest.raises(ConfigError, match=r"the model has no source: give model\.id=ORGANISATION/NAME or model\.path"):
         source()
+
+
+@pytest.mark.parametrize("labels", [None, [], ["one"], ["one", "one"], ["one", "two", "one"]])
+def test_a_classifier_needs_different_labels(labels):
+    with pytest.raises(ConfigError, match=r"model\.labels=.*: a classifier needs the names of at least two different"):
+        source(path="p", kind="classifier", labels=labels)
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "seq2seq"])
+def test_only_a_classifier_has_labels(kind):
+    with pytest.raises(ConfigError, match=rf"model\.labels=\['a', 'b'\] means nothing with model\.kind={kind}"):
+        source(path="p", kind=kind, labels=["a", "b"])
+
+
+def test_labels_keep_their_order():
+    assert source(path="p", kind="classifier", labels=["b", "a", "c"]).labels == ["b", "a", "c"]
+
+
+def test_a_kind_that_does_not_exist_is_refused():
+    with pytest.raises(ValidationError, match="kind"):
+        source(path="p", kind="encoder")
 
 
 @pytest.mark.parametrize(

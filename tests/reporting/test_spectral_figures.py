@@ -8,6 +8,7 @@ import pytest
 from matplotlib import colormaps, image
 from matplotlib.colors import to_rgb
 
+from spectral_ft.reporting import drawing
 from spectral_ft.reporting import spectral_figures as figures
 from spectral_ft.spectral.decomposition import decompose
 from spectral_ft.spectral.metrics import MetricOptions, metric_columns
@@ -17,7 +18,7 @@ from tests.oracles import gaussian, matrix
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 60)
+    monkeypatch.setattr(drawing, "DPI", 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of what it cannot draw
         yield

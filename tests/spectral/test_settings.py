@@ -1,15 +1,17 @@
 """Oracle: names chosen by eye, and numbers multiplied by hand."""
 
 import os
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from spectral_ft.errors import ConfigError
 from spectral_ft.spectral.decomposition import decompose, with_lapack
-from spectral_ft.spectral.metrics import MetricOptions
+from spectral_ft.spectral.metrics import MetricOptions, spectrum_columns
 from spectral_ft.spectral.settings import SpectrumSettings
 from tests.oracles import gaussian, matrix
 
@@ -26,6 +28,7 @@ DEFAULTS = {
     "edge_level": 0.95,
     "histogram_bins": 100,
     "eigenvalue_threshold": None,
+    "columns": {},
     "cache": False,
 }
 
@@ -145,3 +148,20 @@ def test_a_report_says_what_changes_its_numbers_and_nothing_of_the_machine():
     named = {"include": "q", "exclude": "v", "dequantize": True, "precision": "float32", "null_draws": 4}
     named |= {"edge_level": 0.99, "histogram_bins": 20, "eigenvalue_threshold": 1e-3}
     assert settings(**named, workers=3, memory_gib=1.0, cache="/here").provenance == named
+
+
+def test_a_column_of_ones_own_is_computed_and_named_in_the_report() -> None:
+    own = settings(columns={"third_norm": partial(third_norm)})
+    assert own.provenance["columns"] == {"third_norm": f"{third_norm.__module__}.third_norm"}
+    columns, _ = spectrum_columns(np.array([2.0, 1.0]), (2, 3), own.analysis.options)
+    assert columns["third_norm"] == 9.0
+
+
+def third_norm(singular_values: np.ndarray, shape: tuple[int, int]) -> float:
+    del shape
+    return float((singular_values**3).sum())
+
+
+def test_a_column_of_ones_own_cannot_replace_ours() -> None:
+    with pytest.raises(ConfigError, match=r"spectrum.columns has snr, which is a column already"):
+        settings(columns={"snr": third_norm})

@@ -1,29 +1,378 @@
-"""Checkpoints and settings; oracles: a marker file, typed numbers."""
+"""The training loop; oracles: transformers' own count of steps, a run that was not cut, one batch in one go."""
 
+import gc
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
+from transformers import Trainer, TrainingArguments
 
-from spectral_ft.training.train import COMPLETE, last_checkpoint
+from spectral_ft.adapters.adalora import ranks
+from spectral_ft.adapters.opening import open_adapter
+from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.methods.seam import Adapted
+from spectral_ft.training.checkpoints import last_checkpoint, seconds_of
+from spectral_ft.training.settings import TrainingSettings
+from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
+from spectral_ft.types import MatrixAllocation, TrainOutcome
+from tests.methods.small_bases import adalora, adapt, even, frozen, logits, lora, seen, trained
+
+BASE = seen(frozen("llama"))
+SETTINGS = TrainingSettings(
+    epochs=1.0,
+    max_steps=12,
+    batch_size=4,
+    micro_batch_size=2,
+    learning_rate=1e-2,
+    schedule="linear",
+    schedule_options={},
+    warmup_steps=2,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    optimizer="adamw_torch",
+    activation_checkpointing=None,
+    save_steps=4,
+    logging_steps=1,
+)
 
 
-def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
-    path = folder / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"x")
-    if whole:
-        (path / COMPLETE).write_text('{"step": 1, "seconds": 2.0}')
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def quick_collection() -> Iterator[None]:
+    """Every training begins with a garbage collection, most of whose time is spent on imported modules."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
-def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint(tmp_path, 90, whole=True)
-    expected = checkpoint(tmp_path, 100, whole=True)
-    cut = checkpoint(tmp_path, 1000, whole=False)
-    assert last_checkpoint(tmp_path) == expected
-    assert not cut.exists()
-    assert "checkpoint-1000 was cut" in caplog.text
+class Examples(list[dict[str, Any]]):
+    """Of several lengths, the first half of each not learnt."""
+
+    truncated, dropped = 3, 1
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(3, 9, (count,), generator=generator).tolist()
+        rows = (torch.randint(4, 32, (length,), generator=generator).tolist() for length in lengths)
+        super().__init__({"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in rows)
 
 
-def test_no_checkpoint_is_no_fault(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def padded(key: str, value: int) -> torch.Tensor:
+        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
+    return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
+
+
+class Rounds:
+    """Sees what the loop tells it."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.written: list[str] = []
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        assert any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        self.steps.append(step)
+
+    def write(self, checkpoint: Path) -> None:
+        assert checkpoint.is_dir()
+        self.written.append(checkpoint.name)
+
+
+class Cut(Exception):  # noqa: N818 - what happens, no error
+    """The machine goes away."""
+
+
+class Log(list[dict[str, Any]]):
+    """Takes the rows; cuts the training before it takes that of a step."""
+
+    def __init__(self, cut: int | None = None) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if row["step"] == self.cut:
+            raise Cut
+        self.append(row)
+
+
+def run(adapted: Adapted, folder: Path, log: Log | None = None, **options: Any) -> TrainOutcome:
+    changes = {key: options.pop(key) for key in list(options) if hasattr(SETTINGS, key) and key != "activation"}
+    defaults: dict[str, Any] = {"activation_checkpointing": False, "multipliers": {}, "seed": 3, "resume": None}
+    return train(
+        adapted,
+        options.pop("examples", None) or Examples(24),
+        collate,
+        replace(SETTINGS, **changes),
+        rounds=options.pop("rounds", None) or Rounds(),
+        folder=folder,
+        log_row=Log() if log is None else log,
+        **defaults | options,
+    )
+
+
+# ---- how many steps
+
+
+class OneNumber(torch.nn.Module):
+    """The smallest model that the Trainer trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.number - x.mean()) ** 2}
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "micro", "epochs", "expected"),
+    [
+        (16, 4, 4, 1.0, 4),
+        (16, 4, 2, 3.0, 12),
+        (17, 4, 2, 1.0, 5),
+        (17, 4, 1, 2.0, 10),
+        (19, 8, 2, 1.0, 3),
+        (19, 8, 2, 2.5, 8),
+        (20, 6, 3, 0.5, 2),
+        (9, 8, 4, 0.01, 1),
+        (23, 6, 2, 3.3, 14),
+        (10, 10, 1, 1.0, 1),
+    ],
+)
+def test_steps_are_those_of_the_trainer(
+    examples: int, batch: int, micro: int, epochs: float, expected: int, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, max_steps=None, epochs=epochs, batch_size=batch, micro_batch_size=micro)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=batch // micro,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+    )
+    trainer = Trainer(OneNumber(), arguments, train_dataset=[{"x": float(n)} for n in range(examples)])  # type: ignore[arg-type]
+    trainer.train()
+    assert optimizer_steps(settings, examples) == trainer.state.global_step == expected
+
+
+def test_steps_that_are_given_go_before_epochs() -> None:
+    assert optimizer_steps(replace(SETTINGS, max_steps=7, epochs=100.0), 1000) == 7
+
+
+def test_a_batch_is_a_multiple_of_the_micro_batch() -> None:
+    with pytest.raises(ConfigError, match=r"training\.batch_size=4 is no multiple of training\.micro_batch_size=3"):
+        replace(SETTINGS, micro_batch_size=3)
+
+
+# ---- what a training does
+
+
+def test_what_is_told_of_a_training(tmp_path: Path) -> None:
+    """Three epochs of 10 examples, four a step: the last step of an epoch has two."""
+    examples, log, rounds, seen_steps = Examples(10), Log(), Rounds(), []
+    adapted = adapt("lora", frozen("llama"), BASE)._replace(after_step=seen_steps.append)
+    outcome = run(adapted, tmp_path, log, examples=examples, rounds=rounds, max_steps=None, epochs=3.0)
+    assert seen_steps == rounds.steps == list(range(1, 10))
+    assert rounds.written == ["checkpoint-4", "checkpoint-8", "checkpoint-9"]
+    assert (outcome.steps, outcome.examples, outcome.truncated_examples, outcome.dropped_examples) == (9, 10, 3, 1)
+    assert outcome.tokens == 3 * sum(len(row["input_ids"]) for row in examples)
+    assert outcome.trainable_parameters == sum(p.numel() for p in trained(adapted.model).values())
+    assert [row["step"] for row in log] == list(range(1, 10))
+    losses = [row["loss"] for row in log]
+    assert outcome.first_loss == losses[0] and outcome.final_loss == losses[-1] < losses[0]
+    assert [row["learning_rate"] for row in log] == pytest.approx([
+        1e-2 * min(step / 2, (9 - step) / 7) for step in range(9)
+    ])
+    assert outcome.tokens_per_second == pytest.approx(outcome.tokens / outcome.seconds, rel=0.05)
+    assert outcome.adapter == "adapter"
+    assert torch.equal(logits(open_adapter(frozen("llama"), tmp_path / "adapter")), logits(adapted.model.eval()))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-8", "checkpoint-9"]
+
+
+def test_the_final_loss_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
+    log = Log()
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path, log, max_steps=25, save_steps=100)
+    assert outcome.final_loss == pytest.approx(sum(row["loss"] for row in log[-2:]) / 2)
+
+
+def test_it_is_adamw_with_clipping_warm_up_and_decay(tmp_path: Path) -> None:
+    """The same in eleven lines, on a training set of one batch."""
+    ours, byhand = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
+    settings = {"max_steps": 6, "weight_decay": 0.5, "max_grad_norm": 0.02, "learning_rate": 0.03}
+    log = Log()
+    run(ours, tmp_path, log, examples=Examples(4), **settings)
+    parameters = list(trained(byhand.model).values())
+    optimizer, batch, norms = torch.optim.AdamW(parameters, weight_decay=0.5), collate(Examples(4)), []
+    for step in range(6):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.03 * min(step / 2, (6 - step) / 4)
+        byhand.model(**batch).loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 0.02)))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [row["grad_norm"] for row in log] == pytest.approx(norms, rel=1e-3)
+    assert min(norms) > 0.02
+    for name, parameter in trained(byhand.model).items():
+        torch.testing.assert_close(trained(ours.model)[name], parameter, rtol=1e-3, atol=1e-6)
+
+
+def test_the_schedule_and_its_options_are_taken(tmp_path: Path) -> None:
+    """Half a cosine from 1 to 0.4 of the learning rate, and a row at the first step and then at every second."""
+    log = Log()
+    options = {"schedule": "cosine_with_min_lr", "schedule_options": {"min_lr_rate": 0.4}, "warmup_steps": 0}
+    run(adapt("lora", frozen("llama"), BASE), tmp_path, log, max_steps=6, logging_steps=2, **options)
+    assert [row["step"] for row in log] == [1, 2, 4, 6]
+    expected = [1e-2 * (0.4 + 0.6 * (1 + math.cos(math.pi * (row["step"] - 1) / 6)) / 2) for row in log]
+    assert [row["learning_rate"] for row in log] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_micro_batches_add_up_to_the_batch(micro: int, tmp_path: Path) -> None:
+    """Though their examples have unequal numbers of learnt tokens."""
+    whole, parts = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
+    log = Log(), Log()
+    run(whole, tmp_path / "1", log[0], micro_batch_size=4, max_steps=3, optimizer="sgd")
+    run(parts, tmp_path / "2", log[1], micro_batch_size=micro, max_steps=3, optimizer="sgd")
+    for one, other in zip(*log, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for name, parameter in trained(whole.model).items():
+        torch.testing.assert_close(trained(parts.model)[name], parameter, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "adapter_s", "spectrum", "full"])
+def test_recomputed_activations_change_no_weight(name: str, tmp_path: Path) -> None:
+    plain, recomputed = (adapt(name, frozen("llama"), BASE) for _ in range(2))
+    start = {key: parameter.detach().clone() for key, parameter in trained(plain.model).items()}
+    for adapted, checkpointing in ((plain, False), (recomputed, True)):
+        run(adapted, tmp_path / str(checkpointing), activation_checkpointing=checkpointing, max_steps=3)
+    for key, parameter in trained(plain.model).items():
+        assert not torch.equal(parameter, start[key]), key
+        torch.testing.assert_close(trained(recomputed.model)[key], parameter)
+
+
+def test_a_multiplier_scales_the_first_step(tmp_path: Path) -> None:
+    slow, fast = BASE.matrices[1].name, BASE.matrices[2].name
+    steps = []
+    for number, multipliers in enumerate(({}, {slow: 0.25, fast: 4.0})):
+        adapted = adapt("lora", frozen("llama"), BASE)
+        start = {name: parameter.detach().clone() for name, parameter in trained(adapted.model).items()}
+        options = {"optimizer": "sgd", "warmup_steps": 0, "max_steps": 1, "multipliers": multipliers}
+        run(adapted, tmp_path / str(number), **options)
+        steps.append({name: parameter.detach() - start[name] for name, parameter in trained(adapted.model).items()})
+    for name, step in steps[0].items():
+        scale = 0.25 if slow in name else 4.0 if fast in name else 1.0
+        torch.testing.assert_close(steps[1][name], scale * step, rtol=1e-4, atol=1e-8)
+    assert any(step.any() for name, step in steps[0].items() if slow in name)
+
+
+def test_adalora_loses_ranks_in_a_real_training(tmp_path: Path) -> None:
+    adapted = adapt("adalora", frozen("llama"), BASE, method=adalora(factor=2.0), steps=40)
+    run(adapted, tmp_path, max_steps=40, save_steps=100, learning_rate=3e-2)
+    left = ranks(cast(Any, adapted.model))
+    assert sum(left.values()) == 2 * len(left) == 2 * sum(a.rank > 0 for a in even(BASE.matrices))
+    assert min(left.values()) < 2 < max(left.values())
+    opened = logits(open_adapter(frozen("llama"), tmp_path / "adapter"))
+    torch.testing.assert_close(opened, logits(adapted.model.eval()), rtol=1e-5, atol=1e-6)
+
+
+# ---- cut and resumed
+
+
+def shared() -> Adapted:
+    """Two groups, one sharing both factors and one sharing A; dropout, so that random states matter."""
+    gates = [m.name for m in BASE.matrices if m.type in {"gate_proj", "up_proj"}]
+    queries = [m.name for m in BASE.matrices if m.type == "q_proj"]
+    given = {name: MatrixAllocation(name, 2, 4.0, 1.0, "gates", "AB") for name in gates}
+    given |= {name: MatrixAllocation(name, 2, 4.0, 0.5, "queries", "A") for name in queries}
+    plan = lora().plan(tuple(given.get(m.name, MatrixAllocation(m.name, 0, 0.0)) for m in BASE.matrices), BASE)
+    adapted: Adapted = lora(dropout=0.3).adapt(frozen("llama"), plan, base=BASE, steps=6, probe=None)
+    return adapted
+
+
+STARTS = {
+    "lora with dropout": lambda: adapt("lora", frozen("llama"), BASE, method=lora(dropout=0.3)),
+    "dora": lambda: adapt("dora", frozen("llama"), BASE),
+    "shared": shared,
+    "adalora": lambda: adapt("adalora", frozen("llama"), BASE, method=adalora(factor=2.0, interval=1), steps=6),
+    "prefix": lambda: adapt("prefix", frozen("llama"), BASE),
+    "adapter_p": lambda: adapt("adapter_p", frozen("llama"), BASE),
+    "full": lambda: adapt("full", frozen("llama"), BASE),
+}
+
+
+SHORT = {"max_steps": 6, "save_steps": 2}
+
+
+@pytest.mark.parametrize(("start", "cut", "last"), [*((start, 4, 2) for start in STARTS), ("lora with dropout", 6, 4)])
+def test_a_resumed_training_equals_one_that_was_not_cut(start: str, cut: int, last: int, tmp_path: Path) -> None:
+    seed_everything(3)
+    whole, log = STARTS[start](), Log()
+    expected = run(whole, tmp_path / "whole", log, **SHORT)
+    seed_everything(3)
+    with pytest.raises(Cut):
+        run(STARTS[start](), tmp_path / "cut", Log(cut), **SHORT)
+    assert not (tmp_path / "cut" / "adapter").exists()
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints")
+    assert resume is not None and resume.name == f"checkpoint-{last}"
+    before = seconds_of(resume)
+    seed_everything(99)  # what a new process begins with must not matter
+    again, rest = STARTS[start](), Log()
+    found = run(again, tmp_path / "cut", rest, resume=resume, **SHORT)
+    for name, parameter in trained(whole.model).items():
+        assert torch.equal(trained(again.model)[name], parameter), name
+    assert [row["loss"] for row in rest] == [row["loss"] for row in log if row["step"] > last]
+    assert (found.steps, found.tokens) == (expected.steps, expected.tokens)
+    assert found.seconds > rest[0]["seconds"] > before > 0  # over both calls
+    assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
+
+
+# ---- what cannot be trained
+
+
+def test_fewer_examples_than_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"3 training examples are fewer than training\.batch_size=4: lower the batch"):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path, examples=Examples(3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def broken() -> Iterator[Adapted]:
+    adapted = adapt("lora", frozen("llama"), BASE)
+    with torch.no_grad():
+        next(iter(trained(adapted.model).values())).fill_(math.nan)
+    yield adapted
+
+
+def test_a_loss_that_is_no_number_stops_the_training(broken: Adapted, tmp_path: Path) -> None:
+    log = Log()
+    with pytest.raises(TrainingDiverged, match=r"the training loss is nan at step 1: lower training\.learning_rate"):
+        run(broken, tmp_path, log)
+    assert log == [] and not (tmp_path / "adapter").exists()
+
+
+def test_the_seed_decides_the_order_of_the_examples(tmp_path: Path) -> None:
+    logs = []
+    for number, seed in enumerate((3, 3, 4)):
+        logs.append(log := Log())
+        run(
+            adapt("lora", frozen("llama"), BASE),
+            tmp_path / str(number),
+            log,
+            seed=seed,
+            max_steps=3,
+            learning_rate=1e-9,
+        )
+    losses = [[row["loss"] for row in log] for log in logs]
+    assert losses[0] == losses[1] != losses[2]

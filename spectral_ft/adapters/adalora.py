@@ -1,0 +1,86 @@
+"""AdaLoRA's adapters and its allocator, whose state can be kept."""
+
+from typing import Any, cast
+
+import torch
+from peft import AdaLoraConfig, AdaLoraModel, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+ALLOCATOR = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""The allocator's importance of each factor, and the two running means it is judged by."""
+
+
+def add_adalora(model: PreTrainedModel, config: AdaLoraConfig) -> PeftModel:
+    """Put AdaLoRA's adapters on a model.
+
+    Args:
+        model: Frozen base.
+        config: Ranks and schedule.
+
+    Returns:
+        The adapted model; its allocator runs when `after_step` is called.
+    """
+    return cast(PeftModel, get_peft_model(model, config))
+
+
+def after_step(model: PeftModel, step: int) -> None:
+    """Let the allocator look at the gradients and mask what matters least.
+
+    Args:
+        model: As `add_adalora` made it.
+        step: Number of finished optimizer steps.
+    """
+    _tuner(model).update_and_allocate(step)
+
+
+def allocator_state(model: PeftModel) -> dict[str, Any]:
+    """What the allocator remembers.
+
+    Args:
+        model: As `add_adalora` made it.
+
+    Returns:
+        Tensors by parameter name, and the ranks that are kept.
+    """
+    allocator = _tuner(model).rankallocator
+    return {
+        **{key: dict(getattr(allocator, key)) for key in ALLOCATOR},
+        "rank_pattern": _config(model).rank_pattern,
+    }
+
+
+def restore_allocator(model: PeftModel, state: dict[str, Any]) -> None:
+    """Give the allocator its memory back.
+
+    Args:
+        model: As `add_adalora` made it.
+        state: Of `allocator_state`.
+    """
+    allocator = _tuner(model).rankallocator
+    for key in ALLOCATOR:
+        getattr(allocator, key).update(state[key])
+    _config(model).rank_pattern = state["rank_pattern"]
+
+
+def ranks(model: PeftModel) -> dict[str, int]:
+    """How many singular values each adapter has left.
+
+    Args:
+        model: As `add_adalora` made it.
+
+    Returns:
+        Module name to rank.
+    """
+    return {
+        name: int(torch.count_nonzero(layer.lora_E["default"]))
+        for name, layer in model.get_base_model().named_modules()
+        if "default" in getattr(layer, "lora_E", {})
+    }
+
+
+def _tuner(model: PeftModel) -> AdaLoraModel:
+    return cast(AdaLoraModel, model.base_model)
+
+
+def _config(model: PeftModel) -> AdaLoraConfig:
+    return cast(AdaLoraConfig, model.peft_config["default"])

@@ -1,0 +1,123 @@
+"""The spectra and the plans for people inside their own script.
+
+    frame = spectral_frame("path/to/checkpoint")                       # one row a matrix
+    config = lora_config("path/to/checkpoint", "snr_top", "0.5%")      # a stock peft.LoraConfig
+
+Nothing here trains: the configuration goes into anyone's own Trainer.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectral_ft.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import LoraConfig
+
+    from spectral_ft.experiment import Experiment
+
+
+def spectral_frame(checkpoint: str | Path, *, cache: bool = True, **options: Any) -> "pd.DataFrame":
+    """Singular-value metrics of every linear matrix of a checkpoint's blocks, without loading the model or torch.
+
+    Args:
+        checkpoint: Folder as `save_pretrained` writes it.
+        cache: Keep singular values for the next time, in the folder that all runs share.
+        **options: Of the group `spectrum`, by their names in `conf/spectrum/default.yaml`: `null_draws=8`.
+
+    Returns:
+        One row a matrix: name, type, side, block, rows, cols, then the metric columns of docs/spectra.md (null where
+        one means nothing), and `reasons` for the nulls.
+
+    Raises:
+        CheckpointError: If the folder holds no checkpoint, or a matrix of it is missing or damaged.
+        ConfigError: If an option does not exist or has a wrong value.
+    """
+    from spectral_ft.stages.spectrum import sound_report
+
+    if not cache:
+        options["cache"] = False
+    experiment = _experiment(checkpoint, {f"spectrum.{name}": value for name, value in options.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        located = experiment.model.locate()
+        return sound_report(experiment.model.label, located, experiment.spectrum, Path(folder)).frame()
+
+
+def lora_config(
+    checkpoint: str | Path,
+    policy: str = "uniform",
+    budget: int | str | None = None,
+    *,
+    policy_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> "LoraConfig":
+    """A LoRA configuration with ranks by a policy, for `peft.get_peft_model`.
+
+    Args:
+        checkpoint: Folder as `save_pretrained` writes it; its `config.json` is enough for policies that read shapes.
+        policy: A choice of the group `rank_policy`: `snr_top`, `ht_sr`, ... Those that need training data (`gradient`,
+            `explained_variance`) are refused: use `python -m spectral_ft.plan`.
+        budget: Trainable parameters, or a percentage of all as a string (`"0.5%"`); None keeps the policy's ranks.
+        policy_options: Of the policy, by their names in `conf/rank_policy/POLICY.yaml`: `{"rank": 16}`.
+        **options: Of `LoraConfig`, passed on: `lora_dropout=0.05`, `use_dora=True`.
+
+    Returns:
+        With escaped module names in `target_modules`, `rank_pattern` and `alpha_pattern`.
+
+    Raises:
+        CheckpointError: If the folder holds no checkpoint, or no weights where the policy reads them.
+        ConfigError: If the policy, the budget or an option cannot be.
+        PlanError: If the policy selects nothing, or the budget is below one rank each.
+    """
+    from spectral_ft.adapters.lora import lora_config as config_of
+    from spectral_ft.stages.allocation import plan_of
+    from spectral_ft.stages.base import base_model
+    from spectral_ft.stages.reading import what_plans_read
+    from spectral_ft.types import PROBE_COLUMNS
+
+    chosen: dict[str, Any] = {"rank_policy": policy} | _budget(budget)
+    if options.get("use_dora"):
+        chosen["method"] = "dora"
+    chosen |= {f"rank_policy.{name}": value for name, value in (policy_options or {}).items()}
+    experiment = _experiment(checkpoint, chosen)
+    if needed := sorted(experiment.rank_policy.reads & set(PROBE_COLUMNS)):
+        raise ConfigError(
+            f"rank_policy={policy} reads {needed[0]}, which needs training data: use `python -m spectral_ft.plan "
+            f"rank_policy={policy} dataset=...` and its plan.json."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        located = experiment.model.locate()
+        report, _ = what_plans_read(experiment, located, parts=[experiment.parts], folder=Path(folder))
+        base = base_model(experiment, located, tuple(spectrum.matrix for spectrum in report.matrices))
+        return config_of(plan_of(experiment.parts, base, report, None), **options)
+
+
+def _budget(budget: int | str | None) -> dict[str, Any]:
+    if budget is None:
+        return {}
+    if isinstance(budget, str) and budget.endswith("%"):
+        return {"budget.kind": "percent", "budget.value": budget.removesuffix("%").strip()}
+    return {"budget.kind": "params", "budget.value": budget}
+
+
+def _experiment(checkpoint: str | Path, options: Mapping[str, Any]) -> "Experiment":
+    from spectral_ft.compose import build_experiment, composed
+
+    folder = str(Path(checkpoint).expanduser().absolute())
+    said = {"model": "hf", "model.path": folder, **options}
+    return build_experiment(composed([f"{key}={_written(value)}" for key, value in said.items()]))
+
+
+def _written(value: Any) -> str:
+    # As Hydra's command line has it.
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str) and any(mark in value for mark in " ,=:[]{}()\\'\"$"):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)

@@ -1,0 +1,113 @@
+"""Which components go together, and a sentence for each pair that does not.
+
+Source of the legal compositions: the methods themselves (`methods/seam.py`, `Takes`); docs/methods.md has them as a
+table.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from spectral_ft.allocation.explained_variance import ExplainedVariance
+from spectral_ft.allocation.grouping import Ungrouped
+from spectral_ft.allocation.none import NoPolicy
+from spectral_ft.errors import ConfigError
+from spectral_ft.experiment import Experiment, PlanParts
+from spectral_ft.methods.eva import Eva
+from spectral_ft.methods.none import Nothing
+
+
+def check_composition(experiment: Experiment) -> None:
+    """Refuse what cannot be.
+
+    Args:
+        experiment: Its components.
+
+    Raises:
+        ConfigError: If two of them do not go together; one sentence a pair.
+    """
+    if wrong := [*_faults_of_plan(experiment.parts), *_faults_of_training(experiment)]:
+        raise ConfigError("\n".join(wrong))
+
+
+def check_parts(parts: PlanParts) -> None:
+    """Refuse a plan that cannot be.
+
+    Args:
+        parts: What makes it.
+
+    Raises:
+        ConfigError: If two of them do not go together.
+    """
+    if wrong := list(_faults_of_plan(parts)):
+        raise ConfigError("\n".join(wrong))
+
+
+def _faults_of_plan(parts: PlanParts) -> Iterator[str]:
+    method, policy = parts.method, _choice(parts.rank_policy)
+    said, no_policy = f"method={method.name}", isinstance(parts.rank_policy, NoPolicy)
+    if method.takes.ranks == "none" and not no_policy:
+        yield f"{said} gives no matrix a rank, so it does not go with rank_policy={policy}: use rank_policy=none."
+    if method.takes.ranks != "none" and no_policy:
+        yield f"{said} needs to know which matrices it may adapt, and rank_policy=none chooses none: use another."
+    if method.takes.ranks == "none" and parts.budget.kind != "none":
+        yield f"{said} has no ranks that could be scaled to budget.kind={parts.budget.kind}: use budget=none."
+    grouped = not isinstance(parts.grouping, Ungrouped)
+    if grouped and not method.takes.groups:
+        yield (
+            f"{said} cannot share factors, as grouping={_choice(parts.grouping)} asks: "
+            f"{_WHY_NO_GROUPS[method.takes.ranks]}. Use grouping=none."
+        )
+    if grouped and method.rounds > 1:
+        yield (
+            f"method.rounds={method.rounds} does not go with grouping={_choice(parts.grouping)}: a group's factors "
+            "cannot be resized one by one. Use method.rounds=1."
+        )
+    if isinstance(method, Eva):
+        if not isinstance(parts.rank_policy, ExplainedVariance):
+            yield (
+                f"{said} starts from the directions that explain the variance of the inputs, so it does not go with "
+                f"rank_policy={policy}: use rank_policy=explained_variance, or method=lora with rank_policy={policy}."
+            )
+        if parts.budget.kind != "none":
+            yield (
+                f"{said} has as many directions as EVA gave ranks, so it does not go with budget.kind="
+                f"{parts.budget.kind}: set rank_policy.rank, or match the others to it with budget.of=eva."
+            )
+
+
+_WHY_NO_GROUPS = {
+    "each": "its magnitudes, or its start, belong to one matrix",
+    "one": "its singular values belong to one matrix",
+    "whole": "it trains whole matrices",
+    "none": "it adapts no single matrices",
+}
+
+
+def _faults_of_training(experiment: Experiment) -> Iterator[str]:
+    method, label = experiment.method, experiment.quantization.label
+    said = f"method={method.name}"
+    if label != "none" and not method.takes.quantized:
+        yield (
+            f"{said} trains the weights themselves, which quantization={label} packs into integers: use "
+            "quantization=none."
+        )
+    if experiment.training.activation_checkpointing and not method.takes.checkpointing:
+        yield (
+            f"{said} puts keys and values before the text, which training.activation_checkpointing=true would compute "
+            "without: set it to false."
+        )
+    if experiment.model.kind != "causal_lm" and experiment.dataset.train_on_inputs and not isinstance(method, Nothing):
+        yield (
+            f"dataset.train_on_inputs=true does not go with model.kind={experiment.model.kind}, which has no loss on "
+            "its input: set it to false."
+        )
+    if experiment.model.kind == "classifier" and not method.takes.heads:
+        yield (
+            f"{said} cannot train the head of a classifier, and model={experiment.model.label} is one: use a method of "
+            "the LoRA family."
+        )
+
+
+def _choice(component: Any) -> str:
+    # File name = option name = module name.
+    return type(component).__module__.rpartition(".")[2]

@@ -1,0 +1,65 @@
+"""`python -m spectral_ft.plan model=M method=X rank_policy=P`: the plan without training.
+
+Leaves `plan.json` and `figures/plan.png`, and prints the rank map, the counts and the estimated memory. Where the
+policy needs only shapes, a `config.json` without weights is enough.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+from spectral_ft.entry import hydra_entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: "DictConfig") -> None:
+    """One plan.
+
+    Args:
+        config: As Hydra composed it.
+    """
+    from spectral_ft.compose import build_experiment, build_parts
+    from spectral_ft.experiment import all_parts
+    from spectral_ft.reporting.plan_difference import difference, difference_table
+    from spectral_ft.reporting.plan_table import plan_table, rank_map
+    from spectral_ft.run_folder import claimed
+    from spectral_ft.stages.allocation import plan_allocation, plan_of
+    from spectral_ft.stages.base import base_model
+    from spectral_ft.stages.planning import estimated_memory, other_plan
+    from spectral_ft.stages.reading import what_plans_read
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    experiment = build_experiment(config)
+    against = experiment.planning.against
+    file = Path(against).expanduser() if against and against.endswith(".json") else None
+    rival = build_parts(against, option="planning.against") if against and file is None else None
+    with claimed(folder, experiment.run_id):
+        checkpoint = experiment.model.locate()
+        wanted = all_parts(experiment.parts, *([rival] if rival else []))
+        report, found = what_plans_read(experiment, checkpoint, parts=wanted, folder=folder)
+        base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
+        plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
+        print(rank_map(plan, base.matrices))
+        print(plan_table(plan, base.matrices, estimated_memory(experiment, plan, base, found)))
+        if other := plan_of(rival, base, report, found) if rival else file and other_plan(file):
+            print(difference_table(difference(plan, other), before="this plan", after=str(against)))
+        written = [folder / "plan.json"]
+        if experiment.figures:
+            from spectral_ft.reporting.plan_figure import draw_plan
+
+            written.append(folder / "figures" / "plan.png")
+            title = f"{experiment.method.name} on {experiment.model.label}"
+            draw_plan(written[-1], plan, base.matrices, title=title)
+        print("\n".join(map(str, written)))
+
+
+def main() -> None:
+    """The command."""
+    hydra_entry(job, name="plan")
+
+
+if __name__ == "__main__":
+    main()

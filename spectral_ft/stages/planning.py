@@ -1,0 +1,85 @@
+"""What `plan` tells beside the plan: the memory that training would take, and how far another plan is from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectral_ft.experiment import Experiment
+from spectral_ft.methods.none import Nothing
+from spectral_ft.methods.seam import BaseModel
+from spectral_ft.storage import read_json
+from spectral_ft.types import AllocationPlan, Probe
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIMIZER_BYTES = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0, "adamw": 8.0, "lion": 4.0}
+"""A trainable parameter, by a part of the optimizer's name, first match: moments in float32 or 8 bits, or none."""
+UNKNOWN_OPTIMIZER = 8.0
+
+
+def estimated_memory(
+    experiment: Experiment, plan: AllocationPlan, base: BaseModel, probe: Probe | None
+) -> dict[str, int] | None:
+    """The memory of training, by part, on the model without weights.
+
+    Args:
+        experiment: Its components; the batch is training.micro_batch_size examples of dataset.max_length tokens.
+        plan: What is trained.
+        base: The model.
+        probe: For methods that start from it.
+
+    Returns:
+        Part to bytes; None where nothing is trained.
+    """
+    if isinstance(experiment.method, Nothing):
+        return None
+    import torch
+
+    from spectral_ft.models.loading import compute_device, resolve_dtype
+    from spectral_ft.training.footprint import estimate_memory
+
+    device = compute_device()
+    dtype = resolve_dtype(experiment.model.dtype, device)
+    model = base.blueprint().requires_grad_(False)
+    torch.nn.Module.to(model, dtype)
+    parameters = dict(model.named_parameters())
+    trained = experiment.method.adapt(model, plan, base=base, steps=1000, probe=probe)
+    if _checkpointing(experiment):
+        model.gradient_checkpointing_enable()
+    bits = experiment.quantization.bits
+    name = experiment.training.optimizer
+    estimate = estimate_memory(
+        trained.model,
+        _batch(experiment),
+        base=parameters,
+        quantized={} if bits is None else {matrix.name: bits for matrix in base.matrices},
+        optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
+        autocast=None if device.type == "cpu" else dtype,
+    )
+    return {part: getattr(estimate, part) for part in ("base", "adapters", "gradients", "optimizer", "activations")}
+
+
+def other_plan(path: Path) -> AllocationPlan:
+    """A plan from a file.
+
+    Args:
+        path: A `plan.json`.
+
+    Returns:
+        The plan.
+    """
+    return read_json(path, AllocationPlan)
+
+
+def _checkpointing(experiment: Experiment) -> bool:
+    asked = experiment.training.activation_checkpointing
+    return experiment.method.activation_checkpointing if asked is None else asked
+
+
+def _batch(experiment: Experiment) -> "dict[str, torch.Tensor]":
+    import torch
+
+    examples, length = experiment.training.micro_batch_size, experiment.dataset.max_length
+    tokens = torch.empty(examples, length, dtype=torch.long, device="meta")
+    labels = tokens[:, 0] if experiment.model.kind == "classifier" else tokens
+    return {"input_ids": tokens, "attention_mask": tokens, "labels": labels}

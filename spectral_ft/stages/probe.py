@@ -1,0 +1,145 @@
+"""Training examples and base model to `probe.safetensors`; runs only where something asks for it."""
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spectral_ft.allocation.explained_variance import ExplainedVariance
+from spectral_ft.errors import ConfigError
+from spectral_ft.experiment import Experiment, PlanParts, columns_read
+from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.stages.base import load_base
+from spectral_ft.stages.examples import tokenised
+from spectral_ft.storage import read_probe, write_probe
+from spectral_ft.types import PROBE_COLUMNS, MatrixSpectrum, Probe, SpectralReport
+
+log = logging.getLogger(__name__)
+WHY_NOT = "the probe did not look at this matrix"
+
+
+def probe(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    report: SpectralReport,
+    *,
+    parts: Sequence[PlanParts],
+    folder: Path,
+) -> Probe | None:
+    """Look at calibration batches.
+
+    Args:
+        experiment: Its components.
+        checkpoint: Of the base.
+        report: With the matrices.
+        parts: Of the plans that are to be made.
+        folder: Of the run; a probe that lies there is read.
+
+    Returns:
+        What they showed; None where nothing asks.
+    """
+    norms, sketches, variances = _asked(parts)
+    if not (norms or sketches or variances):
+        return None
+    path = folder / "probe.safetensors"
+    if path.exists():
+        return read_probe(path)
+    from spectral_ft.probe.gradients import probe_gradients
+    from spectral_ft.probe.inputs import principal_inputs
+    from spectral_ft.probe.modules import watchable
+
+    began, settings = time.perf_counter(), experiment.probe
+    ids, batches = _batches(experiment, checkpoint)
+    model = load_base(experiment, checkpoint)
+    names = [spectrum.matrix.name for spectrum in report.matrices]
+    columns: dict[str, dict[str, float]] = {name: {} for name in names}
+    found = Probe(ids=ids, columns={})
+    if norms or sketches:
+        gradients = probe_gradients(
+            model,
+            batches,
+            watchable(model, names),
+            norms=norms,
+            sketch_dim=settings.sketch_dim if sketches else None,
+            seed=settings.seed,
+        )
+        for name, value in gradients.norms.items():
+            columns[name]["gradient"] = value
+        found = replace(found, sketches=gradients.sketches, half_sketches=gradients.half_sketches)
+    for policy in variances:
+        components = principal_inputs(
+            model,
+            batches,
+            policy.names(report),
+            rank=policy.rank,
+            rho=policy.rho,
+            tau=policy.tau,
+            whiten=policy.whiten,
+        )
+        for name, directions in components.items():
+            columns[name]["input_rank"] = float(len(directions))
+        found = replace(found, components=components)
+    found = replace(found, columns=columns)
+    write_probe(path, found)
+    log.info("probed %d matrices on %d batches in %.1f s", len(names), len(batches), time.perf_counter() - began)
+    return found
+
+
+def joined(report: SpectralReport, found: Probe | None) -> SpectralReport:
+    """A report with the probe's columns.
+
+    Args:
+        report: Of the spectra, or of shapes alone.
+        found: What the batches showed; None adds nothing.
+
+    Returns:
+        The report; a matrix that was not looked at has null there.
+    """
+    if found is None:
+        return report
+    present = [column for column in PROBE_COLUMNS if any(column in own for own in found.columns.values())]
+
+    def with_columns(spectrum: MatrixSpectrum) -> MatrixSpectrum:
+        own = found.columns.get(spectrum.matrix.name, {})
+        return replace(
+            spectrum,
+            columns=spectrum.columns | {column: own.get(column) for column in present},
+            reasons=spectrum.reasons | {column: WHY_NOT for column in present if column not in own},
+        )
+
+    return replace(report, matrices=tuple(with_columns(spectrum) for spectrum in report.matrices))
+
+
+def _asked(parts: Sequence[PlanParts]) -> tuple[bool, bool, list[ExplainedVariance]]:
+    # Gradient norms, sketches, and the policies that want directions of inputs.
+    read = columns_read(parts)
+    policies = [getattr(p.rank_policy, "of", p.rank_policy) for p in parts]
+    variances = [policy for policy in policies if isinstance(policy, ExplainedVariance)]
+    if "input_rank" in read and not variances:
+        raise ConfigError(
+            "the column input_rank is made for rank_policy=explained_variance, which says how many directions count: "
+            "use that policy, or another column."
+        )
+    if any(policy != variances[0] for policy in variances):
+        raise ConfigError(
+            "rank_policy=explained_variance is asked for twice with different options (budget.of, planning.against): "
+            "one probe serves both, so give them the same ones."
+        )
+    return "gradient" in read, any(p.grouping.reads_sketches for p in parts), variances[:1]
+
+
+def _batches(experiment: Experiment, checkpoint: Checkpoint) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+    examples, collate = tokenised(experiment, checkpoint)
+    settings = experiment.probe
+    wanted = settings.batches * settings.batch_size
+    if len(examples) < wanted:
+        raise ConfigError(
+            f"probe.batches={settings.batches} of probe.batch_size={settings.batch_size} are {wanted} examples, and "
+            f"dataset={experiment.dataset.name} has {len(examples)}: lower one of them."
+        )
+    ids = random.Random(settings.seed).sample(range(len(examples)), wanted)
+    size = settings.batch_size
+    return tuple(ids), [collate([examples[i] for i in ids[start : start + size]]) for start in range(0, wanted, size)]

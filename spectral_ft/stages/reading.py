@@ -1,0 +1,62 @@
+"""What plans are made from: the spectra where a policy reads them, shapes where not, and the probe where asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spectral_ft.errors import CheckpointError
+from spectral_ft.experiment import Experiment, PlanParts, columns_read
+from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.stages.base import blueprint
+from spectral_ft.stages.probe import joined, probe
+from spectral_ft.stages.spectrum import report_of_shapes, sound_report
+from spectral_ft.types import PROBE_COLUMNS, MatrixSpectrum, Probe, SpectralReport
+
+
+def what_plans_read(
+    experiment: Experiment, checkpoint: Checkpoint, *, parts: Sequence[PlanParts], folder: Path
+) -> tuple[SpectralReport, Probe | None]:
+    """Report and probe, each only as far as something asks for it.
+
+    Args:
+        experiment: Its components.
+        checkpoint: Of the base; its `config.json` alone is enough where only shapes are read.
+        parts: Of the plans that are to be made.
+        folder: Of the run; what lies there is read.
+
+    Returns:
+        The report with all columns that are asked for, and the probe; None where nothing asks for one.
+
+    Raises:
+        CheckpointError: If columns are asked for and there are no weights.
+    """
+    read = columns_read(parts)
+    if not checkpoint.has_weights:
+        if asked := sorted(read) or ["gradient sketches"] * any(each.grouping.reads_sketches for each in parts):
+            raise CheckpointError(
+                f"{checkpoint.folder} holds config.json and no weights, and the plan needs {', '.join(asked)} of them: "
+                "give the whole checkpoint, or a policy that needs shapes only (uniform, depth)."
+            )
+        return report_without_weights(experiment, checkpoint), None
+    if read - set(PROBE_COLUMNS):
+        report = sound_report(experiment.model.label, checkpoint, experiment.spectrum, folder)
+    else:
+        report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
+    found = probe(experiment, checkpoint, report, parts=parts, folder=folder)
+    return joined(report, found), found
+
+
+def report_without_weights(experiment: Experiment, checkpoint: Checkpoint) -> SpectralReport:
+    """The matrices that `config.json` describes.
+
+    Args:
+        experiment: Its components.
+        checkpoint: Of the base.
+
+    Returns:
+        The report, without spectra and columns.
+    """
+    from spectral_ft.models.loaded import loaded_matrices
+
+    matrices = experiment.spectrum.choose(loaded_matrices(blueprint(experiment, checkpoint)).matrices)
+    shapes = tuple(MatrixSpectrum(matrix, None, {}) for matrix in matrices)
+    return SpectralReport(model=experiment.model.label, fingerprint="", settings={}, matrices=shapes)

@@ -1,0 +1,189 @@
+"""What the training stage makes of a plan; oracles: Adam's first step, counted forward passes, the record."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from spectral_ft import run
+from spectral_ft.errors import DataError
+from spectral_ft.stages.allocation import plan_of
+from spectral_ft.stages.base import base_model
+from spectral_ft.stages.reading import what_plans_read
+from spectral_ft.stages.training import check_data, train_adapter
+from spectral_ft.storage import read_json
+from spectral_ft.types import AllocationPlan, MatrixAllocation, TrainOutcome
+from tests.conftest import call_entry
+from tests.test_compose import built
+
+RATE = 1e-3
+ONE_STEP = (
+    "training.max_steps=1",
+    "training.warmup_steps=0",
+    "training.schedule=constant",
+    f"training.learning_rate={RATE}",
+    "training.batch_size=4",
+    "training.micro_batch_size=4",
+    "dataset.limit=8",
+)
+"""Adam's first step moves every entry of B, which starts at zero, by the learning rate."""
+RATES = ("method=alors", "method.rounds=0", "rank_policy.high.lr_multiplier=2.0", "rank_policy.mid.lr_multiplier=0.25")
+
+
+class Trained(NamedTuple):
+    outcome: TrainOutcome | None
+    plan: AllocationPlan
+    rows: list[dict[str, Any]]
+    """Of the log."""
+
+
+def trained(folder: Path, *options: str, rate_of: Callable[[MatrixAllocation], float] | None = None) -> Trained:
+    """Train one step; `rate_of` gives other learning-rate multipliers than the policy."""
+    experiment = built(*ONE_STEP, *options)
+    checkpoint = experiment.model.locate()
+    report, probe = what_plans_read(experiment, checkpoint, parts=[experiment.parts], folder=folder)
+    base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
+    plan = plan_of(experiment.parts, base, report, probe)
+    if rate_of is not None:
+        moved = tuple(replace(a, lr_multiplier=rate_of(a)) for a in plan.allocations)
+        plan = experiment.method.plan(moved, base)
+    rows: list[dict[str, Any]] = []
+    outcome = train_adapter(
+        experiment, checkpoint, plan, base=base, report=report, probe=probe, folder=folder, log_row=rows.append
+    )
+    return Trained(outcome, plan, rows)
+
+
+def first_steps(folder: Path) -> dict[str, float]:
+    """How far each matrix's B went from zero."""
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return {
+        key.removeprefix("base_model.model.").partition(".lora_B")[0]: float(value.abs().max())
+        for key, value in tensors.items()
+        if "lora_B" in key
+    }
+
+
+# ---- learning rates
+
+
+def test_the_tiers_learning_rates_reach_the_optimizer(tmp_path: Path) -> None:
+    outcome, plan, _ = trained(tmp_path, *RATES)
+    multipliers = {a.name: a.lr_multiplier for a in plan.adapted}
+    assert sorted(set(multipliers.values())) == [0.25, 2.0]
+    steps = first_steps(tmp_path)
+    assert steps == {name: pytest.approx(RATE * value, rel=1e-3) for name, value in multipliers.items()}
+    assert outcome is not None and outcome.steps == 1
+    assert outcome.trainable_parameters == plan.trainable_parameters
+
+
+def test_a_matrix_of_multiplier_zero_is_not_trained(tmp_path: Path) -> None:
+    outcome, plan, _ = trained(tmp_path, rate_of=lambda allocation: float("mlp" in allocation.name))
+    moved = {name for name, step in first_steps(tmp_path).items() if step > 0}
+    assert moved == {a.name for a in plan.adapted if a.lr_multiplier} and len(moved) == 12
+    assert outcome is not None
+    assert outcome.trainable_parameters == plan.trainable_parameters < plan.adapter_parameters
+
+
+# ---- activation checkpointing
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Forward passes of the blocks' MLPs."""
+    seen: list[int] = []
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: (seen.append(1), forward(self, x))[1])
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "times"),
+    [
+        ("lora", "null", 1),
+        ("lora", "true", 2),
+        ("alors", "null", 2),
+        ("alors", "false", 1),
+        ("spectrum", "null", 1),
+        ("spectrum", "true", 2),
+    ],
+)
+def test_activations_are_recomputed_as_asked_or_as_the_method_says(
+    method: str, asked: str, times: int, passes: list[int], tmp_path: Path
+) -> None:
+    options = (f"method={method}", f"training.activation_checkpointing={asked}", "rank_policy=uniform")
+    trained(tmp_path, *options, *(("method.rounds=0",) if method == "alors" else ()))
+    assert len(passes) == 4 * times
+
+
+def test_recomputing_changes_no_weight(tmp_path: Path) -> None:
+    for asked in ("true", "false"):
+        trained(tmp_path / asked, f"training.activation_checkpointing={asked}")
+    one, other = (load_file(tmp_path / asked / "adapter" / "adapter_model.safetensors") for asked in ("true", "false"))
+    assert one.keys() == other.keys() and all(torch.allclose(one[key], other[key], atol=1e-7) for key in one)
+
+
+# ---- the outcome
+
+
+def test_a_finished_training_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, _, rows = trained(tmp_path)
+    assert outcome is not None and [row["step"] for row in rows] == [1]
+    assert outcome == read_json(tmp_path / "train.json", TrainOutcome)
+    assert (outcome.adapter, outcome.examples, outcome.truncated_examples) == ("adapter", 8, 0)
+    assert outcome.first_loss == outcome.final_loss == rows[0]["loss"] > 0
+    assert not (tmp_path / "checkpoints").exists()
+    origin = json.loads((tmp_path / "adapter" / "origin.json").read_text())
+    assert origin["fingerprint"] == built().model.locate().fingerprint
+    from spectral_ft.stages import training
+
+    monkeypatch.setattr(training, "load_base", None)
+    again, _, more = trained(tmp_path)
+    assert again == outcome and not more
+
+
+def test_a_length_beyond_the_context_is_told_before_anything_loads() -> None:
+    experiment = built("dataset.max_length=129")
+    message = (
+        r"^dataset\.max_length=129 is beyond the context of tiny, which is 128 tokens: set dataset\.max_length=128"
+    )
+    with pytest.raises(DataError, match=message):
+        check_data(experiment, experiment.model.locate())
+    experiment = built("dataset.max_length=128")
+    check_data(experiment, experiment.model.locate())
+
+
+def test_without_training_no_data_is_checked() -> None:
+    experiment = built("method=none", "dataset=jsonl", "dataset.data_dir=/no/such/file.jsonl")
+    check_data(experiment, experiment.model.locate())
+    experiment = built("dataset=jsonl", "dataset.data_dir=/no/such/file.jsonl")
+    with pytest.raises(DataError, match=r"/no/such/file\.jsonl"):
+        check_data(experiment, experiment.model.locate())
+
+
+# ---- method=none
+
+
+def test_without_a_method_nothing_is_trained(tmp_path: Path, passes: list[int]) -> None:
+    outcome, plan, rows = trained(tmp_path, "method=none")
+    assert outcome is None and not rows and not passes
+    assert plan.trainable_parameters == plan.adapter_parameters == 0 and not plan.adapted
+    assert not (tmp_path / "adapter").exists() and not (tmp_path / "train.json").exists()
+
+
+def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
+    options = ("method=none", "benchmark.limit=2", "tracking.mode=disabled", f"hydra.run.dir={tmp_path / 'run'}")
+    assert call_entry(run.main, *options) == 0
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert record["train"] is None
+    assert {score["stage"] for score in record["scores"]} == {"base"}
+    assert record["plan"]["trainable_parameters"] == record["plan"]["adapted_matrices"] == 0
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left >= {"plan.json", "scores.json", "samples", "result.json"}
+    assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}

@@ -1,0 +1,139 @@
+"""Checkpoints in mid-training; oracles: a marker file, the tensors themselves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spectral_ft.errors import RunError
+from spectral_ft.training.checkpoints import (
+    COMPLETE,
+    STATE,
+    WEIGHTS,
+    last_checkpoint,
+    load_trained,
+    mark_whole,
+    remove_checkpoints,
+    save_trained,
+    seconds_of,
+)
+from tests.methods.small_bases import METHODS, adapt, frozen, logits, moved, trained
+
+
+def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / WEIGHTS).write_bytes(b"x")
+    if whole:
+        mark_whole(path, step=step, seconds=2.5)
+    return path
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint(tmp_path, 90, whole=True)
+    expected = checkpoint(tmp_path, 100, whole=True)
+    cut = [checkpoint(tmp_path, step, whole=False) for step in (999, 1000)]
+    assert last_checkpoint(tmp_path) == expected
+    assert not any(path.exists() for path in cut)
+    assert "checkpoint-1000 was cut while it was written; taking the one before it" in caplog.text
+    assert (tmp_path / "checkpoint-90").is_dir()
+
+
+def test_no_checkpoint_is_no_fault(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    checkpoint(tmp_path, 7, whole=False)
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_the_time_so_far_is_kept(tmp_path: Path) -> None:
+    assert seconds_of(checkpoint(tmp_path, 3, whole=True)) == 2.5
+    assert seconds_of(None) == 0.0
+
+
+def test_checkpoints_are_removed_and_nothing_else_is(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "checkpoints", 3, whole=True)
+    (tmp_path / "adapter").mkdir()
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    remove_checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_was_trained_loads_bitwise(name: str, tmp_path: Path) -> None:
+    model = adapt(name, frozen("llama")).model
+    moved(model)
+    state = {"tensors": {"a": torch.arange(3.0)}, "ranks": {"b": [True, False]}, "none": None}
+    save_trained(model, state, tmp_path / "new")
+    assert set(load_file(tmp_path / "new" / WEIGHTS)) == set(trained(model))  # and no copy of the base
+    again = adapt(name, frozen("llama")).model
+    kept = load_trained(again, tmp_path / "new")
+    assert torch.equal(kept["tensors"].pop("a"), state["tensors"].pop("a"))  # type: ignore[index, union-attr]
+    assert kept == state
+    for key, parameter in model.named_parameters():
+        assert torch.equal(again.get_parameter(key), parameter), key
+    assert torch.equal(logits(again.eval()), logits(model))
+    assert set(trained(again)) == set(trained(model))
+
+
+def test_an_adapter_that_a_round_froze_is_kept_too(tmp_path: Path) -> None:
+    model, again = (adapt("lora", frozen("llama")).model for _ in range(2))
+    moved(model)
+    still = [name for name in trained(model) if "down_proj" in name]
+    for each in (model, again):
+        for name in still:
+            each.get_parameter(name).requires_grad_(False)
+    save_trained(model, {}, tmp_path)
+    assert load_trained(again, tmp_path) == {}
+    assert still and all(torch.equal(model.get_parameter(name), again.get_parameter(name)) for name in still)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_trained(adapt("lora", frozen("llama")).model, {}, tmp_path)
+    count = len(load_file(tmp_path / WEIGHTS))
+    wider = adapt("lora", frozen("llama", hidden_size=16)).model
+    with pytest.raises(RunError, match=rf"{tmp_path} holds {count} trained tensors, which are not the {count} of this"):
+        load_trained(wider, tmp_path)
+    deeper = adapt("lora", frozen("llama", num_hidden_layers=3)).model
+    with pytest.raises(RunError, match=rf"holds {count} trained tensors, which are not the {len(trained(deeper))} of"):
+        load_trained(deeper, tmp_path)
+    for model in (wider, deeper):
+        assert all(not parameter.any() for name, parameter in trained(model).items() if "lora_B" in name)
+
+
+DAMAGE = {WEIGHTS: (b"", b"\x10\0\0\0\0\0\0\0{", None), STATE: (b"", b"PK\x03\x04", None)}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [(file, content) for file, all_of in DAMAGE.items() for content in all_of]
+)
+def test_a_damaged_checkpoint_is_refused(file: str, content: bytes | None, tmp_path: Path) -> None:
+    model = adapt("lora", frozen("llama")).model
+    save_trained(model, {"a": torch.ones(100)}, tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(
+        RunError, match=rf"{file} is damaged \(.*\): remove {tmp_path} and call again; .* the checkpoint bef"
+    ):
+        load_trained(model, tmp_path)
+
+
+class Anything:
+    """What no checkpoint holds."""
+
+
+def test_a_state_of_more_than_tensors_and_plain_values_is_not_run(tmp_path: Path) -> None:
+    model = adapt("lora", frozen("llama")).model
+    save_trained(model, {"a": Anything()}, tmp_path)
+    with pytest.raises(RunError, match=rf"{STATE} is damaged \(.*[Ww]eights.only"):
+        load_trained(model, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"seconds": "x"}'])
+def test_a_damaged_marker_is_refused(text: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 3, whole=True)
+    (path / COMPLETE).write_text(text)
+    with pytest.raises(RunError, match=rf"{COMPLETE} is damaged \(.*\): remove .*checkpoint-3 and call again"):
+        seconds_of(path)
