@@ -6,6 +6,7 @@
 Nothing here trains: the configuration goes into anyone's own Trainer.
 """
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from spectral_ft.experiment import Experiment
+
+PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
+"""What Hydra's command line takes without quotes."""
 
 
 def spectral_frame(checkpoint: str | Path, *, cache: bool = True, **options: Any) -> "pd.DataFrame":
@@ -117,7 +121,8 @@ def _written(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, str) and any(mark in value for mark in " ,=:[]{}()\\'\"$"):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        # Hydra reads a backslash as itself, but where a quote follows.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value))
         return f"'{escaped}'"
     return str(value)

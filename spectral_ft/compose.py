@@ -1,11 +1,14 @@
 """Configuration to components: the schema, the resolvers that `conf/` uses, and building."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra.core.config_search_path import SearchPathElement
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -87,11 +90,21 @@ def composed(overrides: list[str]) -> DictConfig:
         ConfigError: If a choice or an option does not exist.
     """
     register()
+    running = GlobalHydra.instance().hydra
     try:
+        if running is not None and any(str(CONF) in str(place.path) for place in _places(running)):
+            return hydra_compose(config_name="config", overrides=overrides)  # it also knows the user's --config-dir
+        GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose(config_name="config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides) or str(error).splitlines()[0]) from error
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _places(running: Hydra) -> Sequence[SearchPathElement]:
+    return running.config_loader.get_search_path().get_path()
 
 
 def build_parts(named: str, *, option: str) -> PlanParts:
@@ -128,7 +141,10 @@ def _with_policy(config: DictConfig) -> DictConfig:
     # A control names another policy, whose options are those of its file.
     name = str(config.of)
     _check_choice("rank_policy", name, option="rank_policy.of", said=name)
-    return OmegaConf.create({**config, "of": OmegaConf.load(CONF / "rank_policy" / f"{name}.yaml")})
+    other = OmegaConf.load(CONF / "rank_policy" / f"{name}.yaml")
+    if "of" in other:
+        raise ConfigError(f"rank_policy.of is {name}, itself a control: name another policy.")
+    return OmegaConf.create({**config, "of": other})
 
 
 def _component(group: str, config: DictConfig) -> Any:

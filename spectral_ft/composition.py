@@ -14,6 +14,7 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.methods.eva import Eva
 from spectral_ft.methods.none import Nothing
+from spectral_ft.types import PROBE_COLUMNS
 
 
 def check_composition(experiment: Experiment) -> None:
@@ -61,6 +62,11 @@ def _faults_of_plan(parts: PlanParts) -> Iterator[str]:
         yield (
             f"method.rounds={method.rounds} does not go with grouping={_choice(parts.grouping)}: a group's factors "
             "cannot be resized one by one. Use method.rounds=1."
+        )
+    if method.rounds > 1 and not parts.rank_policy.reads - set(PROBE_COLUMNS):
+        yield (
+            f"method.rounds={method.rounds} does not go with rank_policy={policy}, which reads no spectra: "
+            "it would say the same again. Use method.rounds=1."
         )
     if isinstance(method, Eva):
         if not isinstance(parts.rank_policy, ExplainedVariance):

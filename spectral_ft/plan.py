@@ -25,7 +25,7 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.experiment import all_parts
     from spectral_ft.reporting.plan_difference import difference, difference_table
     from spectral_ft.reporting.plan_table import plan_table, rank_map
-    from spectral_ft.run_folder import claimed
+    from spectral_ft.run_folder import claimed, mark_started
     from spectral_ft.stages.allocation import plan_allocation, plan_of
     from spectral_ft.stages.base import base_model
     from spectral_ft.stages.planning import estimated_memory, other_plan
@@ -42,6 +42,7 @@ def job(config: "DictConfig") -> None:
         report, found = what_plans_read(experiment, checkpoint, parts=wanted, folder=folder)
         base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
         plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
+        mark_started(folder, experiment.run_id, experiment.config)  # now the folder holds the plan of these options
         print(rank_map(plan, base.matrices))
         print(plan_table(plan, base.matrices, estimated_memory(experiment, plan, base, found)))
         if other := plan_of(rival, base, report, found) if rival else file and other_plan(file):

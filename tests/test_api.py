@@ -26,7 +26,6 @@ from tests.conftest import EMBEDDED, call_entry
 BASE = 1_803_072
 UNIFORM = 116_736
 """Parameters of rank 8 on all 28 matrices of the embedded model."""
-INITIALISED = "compose.composed cannot compose while another Hydra application is initialised"
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +135,6 @@ def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
         ("depth", {"last_rank": 12}),
         ("snr_top", {"rank": 4, "lora_alpha": 4, "top_fraction": 0.5}),
         ("snr_top", {"top_fraction": None, "threshold": 0.4, "column": "snr"}),
-        ("snr_tiers", {}),
         ("ht_sr", {"select": "lowest", "target_modules": ["up_proj", "down_proj"]}),
         ("random", {"of": "ht_sr", "seed": 3}),
     ],
@@ -163,11 +161,9 @@ def test_a_configuration_says_what_the_command_plans(
     ("budget", "target", "dora"),
     [
         (60_000, 60_000, False),
-        ("60_000", 60_000, False),
         (60_000, 60_000, True),
         ("0.5%", 9_060, False),
-        ("0.5 %", 9_060, False),
-        ("2%", 36_797, True),
+        ("2 %", 36_797, True),
     ],
 )
 def test_a_budget_is_a_number_or_a_percentage(
@@ -218,13 +214,10 @@ def test_module_names_are_escaped(base: PreTrainedModel) -> None:
     ("budget", "error", "message"),
     [
         ("many", ConfigError, r"budget\.value='many'.*valid number"),
-        ("half%", ConfigError, r"budget\.value='half'.*valid number"),
         ("%", ConfigError, r"budget\.value=''.*valid number"),
         ("100%", ConfigError, r"budget\.value=100 is no percentage"),
         (0, ConfigError, r"budget\.value=0.*greater than 0"),
-        (-5, ConfigError, r"budget\.value=-5.*greater than 0"),
         (0.5, ConfigError, r"budget\.value=0\.5 is no number of parameters"),
-        ("0.5", ConfigError, r"budget\.value=0\.5 is no number of parameters"),
         (True, ConfigError, r"budget\.value=True.*valid number"),
         (100, PlanError, r"budget of 100 parameters is below rank 1.*takes 14,592"),
     ],
@@ -240,10 +233,8 @@ def test_a_budget_that_cannot_be(budget: Any, error: type, message: str) -> None
         ("snr_topp", {}, ConfigError, r"snr_topp.*Did you mean snr_top"),
         ("none", {}, ConfigError, r"rank_policy=none chooses none"),
         ("gradient", {}, ConfigError, r"rank_policy=gradient reads gradient.*needs training data.*spectral_ft\.plan"),
-        ("explained_variance", {}, ConfigError, r"explained_variance reads input_rank.*needs training data"),
         ("random", {"of": "gradient"}, ConfigError, r"rank_policy=random reads gradient.*needs training data"),
         ("snr_top", {"column": "gradient"}, ConfigError, r"rank_policy=snr_top reads gradient.*needs training data"),
-        ("snr_top", {"column": "snrr"}, PlanError, r"rank_policy\.column='snrr' is not in the report"),
         ("snr_top", {"colum": "snr"}, ConfigError, r"rank_policy\.colum is no option.*rank_policy\.column"),
         ("snr_top", {"rank": 8.5}, ConfigError, r"rank_policy\.rank=8\.5.*integer"),
         ("snr_top", {"threshold": 1e9, "top_fraction": None}, PlanError, r"threshold=1e\+09 on snr selects none"),
@@ -258,30 +249,10 @@ def test_a_policy_that_cannot_be(policy: str, options: dict[str, Any], error: ty
 # ---- values on their way through Hydra's grammar
 
 
-BACKSLASHES = "api._written doubles backslashes, which Hydra's quoted strings keep"
-UNQUOTED = "api._written leaves characters unquoted that Hydra's grammar has no token for"
-NAMES = {
-    "it's, a = [b] {c} (d): e": None,
-    'a "quoted" name': None,
-    "trailing\\": None,
-    "$dollar": None,
-    "null": None,
-    "7": None,
-    "50%": None,
-    "ünïcode": UNQUOTED,
-    "a#b;c": UNQUOTED,
-    "~tilde": UNQUOTED,
-    "back\\slash": BACKSLASHES,
-}
+NAMES = ("it's, a = [b] {c} (d): 50% of $e", '~ünïcode, a#b;c `d` "e" <f>', "back\\slash and trailing\\", "null", "7")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=why, strict=True) if why else ())
-        for name, why in NAMES.items()
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     shutil.copy(EMBEDDED / "config.json", tmp_path / name)
@@ -291,11 +262,9 @@ def test_a_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [
-        ("q_proj|v_proj", 8),
         ("(q|v)_proj", 8),
-        ("model.layers.[0-1].mlp.(up|down)_proj", 4),
-        pytest.param(r".*\.(q|v)_proj", 8, marks=pytest.mark.xfail(reason=BACKSLASHES, strict=True)),
-        pytest.param(r"layers\.\d\.mlp\.up_proj", 4, marks=pytest.mark.xfail(reason=BACKSLASHES, strict=True)),
+        (r"layers\.\d\.mlp\.(up|down)_proj", 8),
+        (r"model\.layers\.[0-1]\.mlp\.up_proj", 2),
     ],
 )
 def test_a_regular_expression_arrives_as_it_was_given(pattern: str, count: int) -> None:
@@ -306,7 +275,6 @@ def test_a_regular_expression_arrives_as_it_was_given(pattern: str, count: int) 
 # ---- inside of a Hydra application
 
 
-@pytest.mark.xfail(reason=INITIALISED, strict=True)
 @pytest.mark.parametrize("policy", ["uniform", "snr_top"])
 def test_inside_of_somebody_elses_hydra_application(policy: str, tmp_path: Path) -> None:
     outside = lora_config(EMBEDDED, policy, 60_000)
@@ -320,7 +288,6 @@ def test_inside_of_somebody_elses_hydra_application(policy: str, tmp_path: Path)
     assert inside.to_dict() == outside.to_dict()
 
 
-@pytest.mark.xfail(reason=INITIALISED, strict=True)
 def test_an_error_leaves_somebody_elses_application_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "theirs.yaml").write_text("mine: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):

@@ -168,14 +168,7 @@ def test_controls_can_be_matched_with_the_policy_that_they_permute() -> None:
         ("eva/snr_top", r"method=eva starts from .* rank_policy=snr_top"),
         ("dora grouping=sgm", r"method=dora cannot share factors, as grouping=sgm asks"),
         ("full budget=percent budget.value=1", r"method=full has no ranks .* budget\.kind=percent"),
-        pytest.param(
-            "lora/random rank_policy.of=inverse",
-            r"rank_policy\.of.*inverse.* itself a control",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="the control's own control keeps the name of its policy, and that is told: 'snr_top'",
-            ),
-        ),
+        ("lora/random rank_policy.of=inverse", r"rank_policy\.of.*inverse.* itself a control"),
         ("lora/random rank_policy.of=snr_tpo", r"rank_policy\.of=snr_tpo names no rank_policy: .*Did you mean snr_top"),
     ],
 )

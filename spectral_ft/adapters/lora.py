@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from spectral_ft.adapters.sharing import tie
 from spectral_ft.errors import PlanError
@@ -75,6 +76,7 @@ def add_lora(
     Raises:
         PlanError: If what PEFT made is not what the plan counted, or PEFT cannot do it on this base.
     """
+    _check_modules(model, plan)
     if options.get("use_dora"):
         _check_dora(model, plan)
     adapted = get_peft_model(model, lora_config(plan, task_type=task_type, heads=heads, **options))
@@ -88,6 +90,16 @@ def add_lora(
             f"the plan counts {plan.trainable_parameters} trainable parameters, the adapted model has {trainable}."
         )
     return adapted
+
+
+def _check_modules(model: PreTrainedModel, plan: AllocationPlan) -> None:
+    modules = dict(model.named_modules())
+    for allocation in plan.adapted:
+        if not isinstance(modules.get(allocation.name), torch.nn.Linear | Conv1D):
+            raise PlanError(
+                f"{allocation.name} is no linear module of this {type(model).__name__}, so it can have no adapter "
+                "(experts that are stacked in one parameter are none): leave it out by rank_policy.target_modules."
+            )
 
 
 def _check_dora(model: PreTrainedModel, plan: AllocationPlan) -> None:

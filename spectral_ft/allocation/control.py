@@ -36,6 +36,11 @@ class Control:
             raise ConfigError(f"rank_policy.of={self.of!r} is no policy: name one, as in rank_policy.of=snr_top.")
 
     @property
+    def multipliers(self) -> frozenset[float]:
+        """Of the learning rate, that the other policy's plans may have."""
+        return frozenset(getattr(self.of, "multipliers", {1.0}))
+
+    @property
     def reads(self) -> frozenset[str]:
         """The report columns that the other policy reads."""
         return frozenset(self.of.reads)

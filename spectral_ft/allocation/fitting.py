@@ -77,7 +77,7 @@ def parameters(parts: Sequence[Unit]) -> int:
 
 
 def fitted(
-    allocations: tuple[MatrixAllocation, ...], parts: Sequence[Unit], target: int
+    allocations: tuple[MatrixAllocation, ...], parts: Sequence[Unit], target: int, *, heads: int = 0
 ) -> tuple[MatrixAllocation, ...]:
     """Scale the ranks of a plan to a number of parameters.
 
@@ -90,6 +90,7 @@ def fitted(
         allocations: Of the policy; frozen ones stay frozen.
         parts: Their units.
         target: Parameters that may be trained.
+        heads: Parameters among them that are trained beside the adapters.
 
     Returns:
         The allocations with their new ranks.
@@ -97,7 +98,7 @@ def fitted(
     Raises:
         PlanError: If not even rank 1 each fits.
     """
-    rest = target - sum(unit.fixed for unit in parts)
+    rest = target - heads - sum(unit.fixed for unit in parts)
     least = sum(unit.per_rank for unit in parts)
     if rest < least:
         raise PlanError(
@@ -107,7 +108,7 @@ def fitted(
     ideal = _ideal(parts, rest)
     ranks = [int(rank + ROUNDING) for rank in ideal]
     left = rest - sum(rank * unit.per_rank for rank, unit in zip(ranks, parts, strict=True))
-    order = sorted(range(len(parts)), key=lambda i: (ranks[i] - ideal[i], parts[i].names))
+    order = sorted(range(len(parts)), key=lambda i: (round(ranks[i] - ideal[i], 9), parts[i].names))
     left = _hand_out(ranks, parts, order, left)
     left = _exchange(ranks, parts, [i for i in order if ranks[i] <= ideal[i]], left)
     while (rest_left := _hand_out(ranks, parts, order, left)) < left:

@@ -54,6 +54,11 @@ class SnrTiers:
     lowest_block: Block
 
     @property
+    def multipliers(self) -> frozenset[float]:
+        """Of the learning rate, that a plan may have."""
+        return frozenset({self.high.lr_multiplier, self.mid.lr_multiplier})
+
+    @property
     def reads(self) -> frozenset[str]:
         """The report columns that are ranked by."""
         return frozenset({self.column})

@@ -1,6 +1,7 @@
 """Report and probe to `plan.json`."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from spectral_ft.allocation.fitting import fitted, units
@@ -100,6 +101,16 @@ def checked(plan: AllocationPlan, parts: PlanParts, base: BaseModel, path: Path)
             raise PlanError(
                 f"{path} gives {allocation.name} rank {allocation.rank}, above its smaller side, which is {largest}."
             )
+        if not allocation.lora_alpha and parts.method.takes.ranks != "none":
+            raise PlanError(
+                f"{path} gives {allocation.name} rank {allocation.rank} and lora_alpha 0, which would train "
+                "nothing: give it an alpha, or rank 0."
+            )
+        if allocation.group is not None and not parts.method.takes.groups:
+            raise PlanError(
+                f"{path} puts {allocation.name} into group {allocation.group}, and method={parts.method.name} cannot "
+                "share factors: leave group and shares null."
+            )
     check_groups(plan.allocations, base.matrices)
     return parts.method.plan(plan.allocations, base)
 
@@ -115,8 +126,15 @@ def _within(
         raise PlanError(f"method={parts.method.name} cannot keep a budget: use budget=none.")
     costs = {matrix.name: parts.method.cost(matrix) for matrix in base.matrices}
     rest = target - base.head_parameters
+    paid = units(allocations, base.matrices, costs)
+    if parts.method.takes.ranks == "one":
+        # The highest rank that all can have, with one above it that can be taken away.
+        payable = (rest - sum(unit.fixed for unit in paid)) // sum(unit.per_rank for unit in paid)
+        highest = min(payable, *(unit.largest_rank - 1 for unit in paid))
+        if highest >= 1:
+            return tuple(_of_rank(a, highest) if a.rank else a for a in allocations)
     if parts.method.takes.ranks != "whole":
-        return fitted(allocations, units(allocations, base.matrices, costs), rest)
+        return fitted(allocations, paid, target, heads=base.head_parameters)
     # Whole matrices: the policy's first ones first, each that still fits.
     kept, left = set(), rest
     for name in _by_preference(allocations, parts, report):
@@ -129,6 +147,10 @@ def _within(
             f"selected matrices ({min(costs[a.name].fixed for a in allocations if a.rank):,}): raise budget.value."
         )
     return tuple(a if a.name in kept else MatrixAllocation(a.name, 0, 0.0) for a in allocations)
+
+
+def _of_rank(allocation: MatrixAllocation, rank: int) -> MatrixAllocation:
+    return replace(allocation, rank=rank, lora_alpha=allocation.lora_alpha / allocation.rank * rank)
 
 
 def _by_preference(allocations: tuple[MatrixAllocation, ...], parts: PlanParts, report: SpectralReport) -> list[str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment
 from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.seam import BaseModel
@@ -43,6 +44,12 @@ def estimated_memory(
     model = base.blueprint().requires_grad_(False)
     torch.nn.Module.to(model, dtype)
     parameters = dict(model.named_parameters())
+    kept = [*base.heads, *(name for name, module in model.named_modules() if module is model.get_output_embeddings())]
+    packed = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not any(name == k or name.startswith(f"{k}.") for k in kept)
+    ]
     trained = experiment.method.adapt(model, plan, base=base, steps=1000, probe=probe)
     if _checkpointing(experiment):
         model.gradient_checkpointing_enable()
@@ -52,7 +59,7 @@ def estimated_memory(
         trained.model,
         _batch(experiment),
         base=parameters,
-        quantized={} if bits is None else {matrix.name: bits for matrix in base.matrices},
+        quantized={} if bits is None else dict.fromkeys(packed, bits),
         optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
         autocast=None if device.type == "cpu" else dtype,
     )
@@ -67,7 +74,12 @@ def other_plan(path: Path) -> AllocationPlan:
 
     Returns:
         The plan.
+
+    Raises:
+        ConfigError: If there is no such file.
     """
+    if not path.is_file():
+        raise ConfigError(f"planning.against={path} does not exist: give a plan.json, or METHOD/POLICY.")
     return read_json(path, AllocationPlan)
 
 

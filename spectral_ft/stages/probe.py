@@ -46,7 +46,11 @@ def probe(
         return None
     path = folder / "probe.safetensors"
     if path.exists():
-        return read_probe(path)
+        found = read_probe(path)
+        known = {column for own in found.columns.values() for column in own}
+        has = ("gradient" in known, bool(found.sketches), "input_rank" in known)
+        if all(there or not wanted for there, wanted in zip(has, (norms, sketches, variances), strict=True)):
+            return found
     from spectral_ft.probe.gradients import probe_gradients
     from spectral_ft.probe.inputs import principal_inputs
     from spectral_ft.probe.modules import watchable

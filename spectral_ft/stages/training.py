@@ -104,6 +104,7 @@ def train_adapter(
         experiment.training,
         activation_checkpointing=says if asked is None else asked,
         multipliers={allocation.name: allocation.lr_multiplier for allocation in plan.adapted},
+        possible_multipliers=getattr(experiment.rank_policy, "multipliers", ()) if experiment.method.rounds > 1 else (),
         rounds=rounds,
         seed=experiment.seed,
         folder=folder,

@@ -1,7 +1,7 @@
 """Which parameters are stepped together: those of one learning rate."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -9,7 +9,11 @@ from transformers import Trainer, TrainingArguments
 
 
 def build_optimizer(
-    model: torch.nn.Module, arguments: TrainingArguments, multipliers: Mapping[str, float]
+    model: torch.nn.Module,
+    arguments: TrainingArguments,
+    multipliers: Mapping[str, float],
+    *,
+    possible: Collection[float] = (),
 ) -> torch.optim.Optimizer:
     """The optimizer that the arguments name, over groups of one learning rate and weight decay each.
 
@@ -19,11 +23,14 @@ def build_optimizer(
         model: Adapted.
         arguments: Learning rate, weight decay, and the optimizer's name.
         multipliers: Module name to what its learning rate is multiplied by; 1 where it is not named.
+        possible: Further multipliers that a later round may give; they have an empty group.
 
     Returns:
-        The optimizer.
+        The optimizer, its groups in the order of multiplier and weight decay: the same one after a resumption.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for multiplier in possible:
+        groups[multiplier, arguments.weight_decay] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = arguments.weight_decay if parameter.ndim > 1 else 0.0
@@ -36,7 +43,7 @@ def build_optimizer(
             "weight_decay": decay,
             "lr_multiplier": multiplier,  # by which a later round finds the group of what it adds
         }
-        for (multiplier, decay), parameters in groups.items()
+        for (multiplier, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
     ]
     return kind(members, **options)
 

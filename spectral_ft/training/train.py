@@ -7,7 +7,7 @@ Resuming is bitwise on a CPU: the Trainer restores optimizer, scheduler, random 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,6 +120,7 @@ def train(
     folder: Path,
     resume: Path | None,
     log_row: LogRow,
+    possible_multipliers: Collection[float] = (),
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
@@ -135,6 +136,7 @@ def train(
         folder: The run's: `checkpoints/` while it trains, then `adapter/`.
         resume: The checkpoint to go on from; None starts.
         log_row: Takes one row of the training log.
+        possible_multipliers: Those that a later round may give.
 
     Returns:
         What it left and what it cost.
@@ -156,7 +158,7 @@ def train(
         seed=seed,
         folder=folder / "checkpoints",
     )
-    optimizer = build_optimizer(model, arguments, multipliers)
+    optimizer = build_optimizer(model, arguments, multipliers, possible=possible_multipliers)
     trainer = _Trainer(
         trained,
         model=model,

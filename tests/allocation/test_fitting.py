@@ -308,7 +308,6 @@ def test_the_first_by_name_gets_the_rank_that_is_left():
     assert found == {"0.q": 6, "1.q": 5, "2.q": 5}
 
 
-@pytest.mark.xfail(strict=True, reason="remainders that tie are told apart by the rounding of floating point")
 def test_remainders_of_unequal_weights_that_tie_go_by_name():
     matrices = [matrix(f"{block}.q", (99, 99)) for block in range(2)]
     given = [MatrixAllocation(m.name, weight, 1.0) for m, weight in zip(matrices, (21, 27), strict=True)]

@@ -1,11 +1,12 @@
 """Plans within budgets on the embedded model; oracles: every tensor counted by its owner, a greedy walk, stock PEFT."""
 
+import json
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from peft import get_peft_model
@@ -14,14 +15,14 @@ from spectral_ft.adapters.lora import lora_config
 from spectral_ft.allocation.budget import Budget
 from spectral_ft.allocation.grouping import Ungrouped
 from spectral_ft.allocation.none import NoPolicy
-from spectral_ft.errors import PlanError
+from spectral_ft.errors import PlanError, SpectralFTError
 from spectral_ft.experiment import Experiment, PlanParts, all_parts
 from spectral_ft.methods.prefix import Prefix
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.stages.allocation import plan_allocation, plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
-from spectral_ft.storage import read_json
+from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport
 from tests.models.small_checkpoints import save_bert
 from tests.test_compose import built
@@ -204,7 +205,7 @@ def greedy(found: Made, selected: list[str], budget: int) -> set[str]:
     return taken
 
 
-@pytest.mark.parametrize("budget", [40_000, UNIFORM, 300_000, 777_777, 1_300_000])
+@pytest.mark.parametrize("budget", [36_864, 40_000, UNIFORM, 300_000, 777_777])
 @pytest.mark.parametrize("fraction", [0.25, 1.0])
 def test_spectrum_takes_each_matrix_that_still_fits_down_the_column(budget: int, fraction: float) -> None:
     free = made("method=spectrum", f"rank_policy.top_fraction={fraction}")
@@ -280,3 +281,43 @@ def test_a_plan_that_lies_there_is_taken(tmp_path: Path, caplog: pytest.LogCaptu
     assert "allocated 7 of 28 matrices, 29,184 parameters (1.593 %)" in caplog.text
     other = made().experiment.parts
     assert plan_allocation(other, base, report, probe, folder=tmp_path) == plan
+
+
+Q, NEXT_Q = "model.layers.1.self_attn.q_proj", "model.layers.2.self_attn.q_proj"
+TOGETHER = {"group": "mine", "shares": "AB"}
+EDITED: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "a negative rank": (
+        {Q: {"rank": -1}},
+        r"plan\.json is damaged or was edited: allocations\.\d+\.rank: .*equal to 0",
+    ),
+    "a rank that is no number": ({Q: {"rank": "high"}}, r"allocations\.\d+\.rank: .*valid integer"),
+    "an unknown field": ({Q: {"rnak": 3}}, r"allocations\.\d+\.rnak"),
+    "a rank above the smaller side": ({Q: {"rank": 193}}, rf"gives {Q} rank 193, above its smaller side, which is 192"),
+    "unequal ranks": (
+        {Q: {**TOGETHER, "rank": 3}, NEXT_Q: TOGETHER},
+        rf"group mine has members of unequal rank: {Q} has 3, {NEXT_Q} has 8",
+    ),
+    "unequal alphas": (
+        {Q: {**TOGETHER, "lora_alpha": 3.0}, NEXT_Q: TOGETHER},
+        rf"group mine has members of unequal lora_alpha: {Q} has 3\.0, {NEXT_Q} has 16\.0",
+    ),
+    "a group of one": ({Q: TOGETHER}, rf"group mine has one member, {Q}"),
+    "a frozen member": ({Q: {**TOGETHER, "rank": 0}, NEXT_Q: TOGETHER}, rf"{Q} of group mine has rank 0"),
+    "nothing shared": ({Q: {"group": "mine"}}, rf"{Q} of group mine does not say what is shared"),
+    "shares without a group": ({Q: {"shares": "A"}}, rf"{Q} has shares=A but no group"),
+}
+"""By module name, what was changed; and what is said of it."""
+
+
+@pytest.mark.parametrize("fault", EDITED)
+def test_a_plan_edited_wrongly_is_named(fault: str, tmp_path: Path) -> None:
+    changes, message = EDITED[fault]
+    plan, experiment, base, report, probe = made()
+    write_json(tmp_path / "plan.json", plan)
+    content = json.loads((tmp_path / "plan.json").read_text())
+    for allocation in content["allocations"]:
+        allocation.update(changes.get(allocation["name"], {}))
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(SpectralFTError, match=message):
+        plan_allocation(experiment.parts, base, report, probe, folder=tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text()) == content

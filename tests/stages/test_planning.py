@@ -101,19 +101,12 @@ def mixtral(folder: Path) -> Path:
     return folder
 
 
-EXPERTS = "every matrix counts as quantized by its own name, and an expert's is no module's"
-LEFT_OUT = "only the matrices that spectrum.include chooses count as quantized, and all linear modules are"
-
-
-@pytest.mark.parametrize(
-    "quantization", ["none", pytest.param("nf4", marks=pytest.mark.xfail(reason=EXPERTS, strict=True))]
-)
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_experts_that_are_not_adapted_are_in_no_ones_way(quantization: str, tmp_path: Path) -> None:
     options = ("rank_policy.target_modules=[q_proj]", "rank_policy.rank=2", f"quantization={quantization}")
     found = known("model=hf", f"model.path={mixtral(tmp_path)}", "dataset.max_length=16", *options)
     assert found["adapters"] == 4 * 2 * 2 * (8 + 8)
 
 
-@pytest.mark.xfail(reason=LEFT_OUT, strict=True)
 def test_what_the_spectrum_leaves_out_is_quantized_all_the_same() -> None:
     assert known("quantization=nf4", "spectrum.include=q_proj")["base"] == known("quantization=nf4")["base"]
