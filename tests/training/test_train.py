@@ -255,8 +255,15 @@ def test_micro_batches_add_up_to_the_batch(micro: int, tmp_path: Path) -> None:
 def test_recomputed_activations_change_no_weight(name: str, tmp_path: Path) -> None:
     plain, recomputed = (adapt(name, frozen("llama"), BASE) for _ in range(2))
     start = {key: parameter.detach().clone() for key, parameter in trained(plain.model).items()}
+    passes = {False: 0, True: 0}
     for adapted, checkpointing in ((plain, False), (recomputed, True)):
+
+        def count(*_: object, checkpointing: bool = checkpointing) -> None:
+            passes[checkpointing] += 1
+
+        next(m for key, m in adapted.model.named_modules() if key.endswith("layers.0.mlp")).register_forward_hook(count)
         run(adapted, tmp_path / str(checkpointing), activation_checkpointing=checkpointing, max_steps=3)
+    assert passes == {False: 3 * 2, True: 2 * 3 * 2}
     for key, parameter in trained(plain.model).items():
         assert not torch.equal(parameter, start[key]), key
         torch.testing.assert_close(trained(recomputed.model)[key], parameter)
