@@ -15,7 +15,18 @@ from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.prefix import Prefix
 from spectral_ft.methods.seam import BaseModel, trained_parameters
 from spectral_ft.types import MatrixAllocation
-from tests.methods.small_bases import LORA_FAMILY, METHODS, adalora, adapt, frozen, lora, planned, seen, untouched
+from tests.methods.small_bases import (
+    LORA_FAMILY,
+    METHODS,
+    adalora,
+    adapt,
+    frozen,
+    lora,
+    planned,
+    seen,
+    trained,
+    untouched,
+)
 
 PUBLISHED_MODULES = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 SIZES = {
@@ -119,6 +130,18 @@ def test_what_is_trained_is_what_was_counted(name: str, model_type: str) -> None
     at_start = plan.adapter_parameters if name == "adalora" else plan.trainable_parameters
     assert trained_parameters(adapted) == at_start
     assert plan.base_parameters == sum(p.numel() for p in frozen(model_type).parameters())
+
+
+@pytest.mark.parametrize("name", [*LORA_FAMILY, "ia3", "ln_tuning", "spectrum"])
+def test_a_head_of_any_name_is_trained_and_counted(name: str) -> None:
+    """PEFT itself knows only what a classifier of the library calls its head."""
+    model = frozen("llama")
+    size = model.lm_head.weight.numel()
+    base = seen(model)
+    with_head = base._replace(heads=("lm_head",), head_parameters=size)
+    more = planned(METHODS[name], with_head).trainable_parameters - planned(METHODS[name], base).trainable_parameters
+    adapted = adapt(name, model, with_head).model
+    assert more == size == sum(p.numel() for key, p in trained(adapted).items() if "lm_head" in key)
 
 
 def test_a_plan_needs_no_weights() -> None:
