@@ -26,7 +26,8 @@ def build_optimizer(
         possible: Further multipliers that a later round may give; they have an empty group.
 
     Returns:
-        The optimizer, its groups in the order of multiplier and weight decay: the same one after a resumption.
+        The optimizer, its groups in the order of multiplier, then from the largest weight decay down: the same order
+        after a resumption, and the first group of a multiplier is the one for a factor that a round adds.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
     for multiplier in possible:
@@ -43,7 +44,7 @@ def build_optimizer(
             "weight_decay": decay,
             "lr_multiplier": multiplier,  # by which a later round finds the group of what it adds
         }
-        for (multiplier, decay), parameters in sorted(groups.items(), key=lambda group: group[0])
+        for (multiplier, decay), parameters in sorted(groups.items(), key=lambda group: (group[0][0], -group[0][1]))
     ]
     return kind(members, **options)
 

@@ -154,9 +154,6 @@ def test_the_order_of_the_groups_does_not_hang_on_that_of_the_matrices() -> None
         assert [group["lr_multiplier"] for group in groups] == [0.25, 0.5, 1.0, 2.0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="groups are sorted by weight decay too, and the first of a multiplier is that of a head's bias"
-)
 def test_what_a_round_adds_decays_beside_a_head() -> None:
     optimizer = build_optimizer(adapt("lora", frozen("bert")).model, ARGUMENTS, {})
     assert fitting_group(optimizer, 1.0, name="any")["weight_decay"] == DECAY

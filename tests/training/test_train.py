@@ -104,8 +104,8 @@ class Log(list[dict[str, Any]]):
 
 
 def run(adapted: Adapted, folder: Path, log: Log | None = None, **options: Any) -> TrainOutcome:
-    changes = {key: options.pop(key) for key in list(options) if hasattr(SETTINGS, key) and key != "activation"}
     defaults: dict[str, Any] = {"activation_checkpointing": False, "multipliers": {}, "seed": 3, "resume": None}
+    changes = {key: options.pop(key) for key in list(options) if hasattr(SETTINGS, key) and key not in defaults}
     return train(
         adapted,
         options.pop("examples", None) or Examples(24),
@@ -251,7 +251,6 @@ def test_micro_batches_add_up_to_the_batch(micro: int, tmp_path: Path) -> None:
         torch.testing.assert_close(trained(parts.model)[name], parameter, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.xfail(strict=False, reason="the count of forward passes does not see the recomputation yet")
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "adapter_s", "spectrum", "full"])
 def test_recomputed_activations_change_no_weight(name: str, tmp_path: Path) -> None:
     plain, recomputed = (adapt(name, frozen("llama"), BASE) for _ in range(2))
@@ -262,7 +261,8 @@ def test_recomputed_activations_change_no_weight(name: str, tmp_path: Path) -> N
         def count(*_: object, checkpointing: bool = checkpointing) -> None:
             passes[checkpointing] += 1
 
-        next(m for key, m in adapted.model.named_modules() if key.endswith("layers.0.mlp")).register_forward_hook(count)
+        mlp = next(m for key, m in adapted.model.named_modules() if key.endswith("layers.0.mlp"))
+        mlp.register_forward_pre_hook(count)  # recomputation stops before the last module ends
         run(adapted, tmp_path / str(checkpointing), activation_checkpointing=checkpointing, max_steps=3)
     assert passes == {False: 3 * 2, True: 2 * 3 * 2}
     for key, parameter in trained(plain.model).items():
