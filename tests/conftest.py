@@ -1,5 +1,6 @@
 """What many tests need: a cache of their own, the command called in this process, small models."""
 
+import gc
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+gc.set_threshold(100_000, 50, 1000)  # imported modules are most of what it would look through
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")  # no test may wait for a network
 
