@@ -10,6 +10,7 @@ from typing import Any
 from spectral_ft.allocation.explained_variance import ExplainedVariance
 from spectral_ft.allocation.grouping import Ungrouped
 from spectral_ft.allocation.none import NoPolicy
+from spectral_ft.data.general_text import NoText
 from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.methods.eva import Eva
@@ -68,6 +69,16 @@ def _faults_of_plan(parts: PlanParts) -> Iterator[str]:
             f"method.rounds={method.rounds} does not go with rank_policy={policy}, which reads no spectra: "
             "it would say the same again. Use method.rounds=1."
         )
+    if method.rounds > 1 and parts.lr_by.reads:
+        yield (
+            f"method.rounds={method.rounds} does not go with lr_by.column={min(parts.lr_by.reads)}: the optimizer's "
+            "groups are made before the columns of a later round are known. Use method.rounds=1 or lr_by=none."
+        )
+    if parts.lr_by.reads and no_policy:
+        yield (
+            f"lr_by.column={min(parts.lr_by.reads)} scales the learning rates of a policy's matrices, and {said} has "
+            "none: use lr_by=none."
+        )
     if isinstance(method, Eva):
         if not isinstance(parts.rank_policy, ExplainedVariance):
             yield (
@@ -101,6 +112,27 @@ def _faults_of_training(experiment: Experiment) -> Iterator[str]:
         yield (
             f"{said} puts keys and values before the text, which training.activation_checkpointing=true would compute "
             "without: set it to false."
+        )
+    if experiment.training.keep_best and method.rounds > 1:
+        yield (
+            f"training.keep_best=true does not go with method.rounds={method.rounds}: the best weights may have other "
+            "ranks than the last ones. Use method.rounds=1, or keep_best=false."
+        )
+    if experiment.training.batching == "packed":
+        if experiment.model.kind != "causal_lm":
+            yield (
+                f"training.batching=packed lays texts end to end, which model.kind={experiment.model.kind} cannot tell "
+                "apart: use training.batching=length."
+            )
+        if not method.takes.checkpointing:
+            yield (
+                f"{said} puts keys and values before the text, so training.batching=packed would hide them from all "
+                "texts but the first: use training.batching=length."
+            )
+    if experiment.model.kind != "causal_lm" and not isinstance(experiment.general_text, NoText):
+        yield (
+            f"general_text is for causal language models, and model.kind={experiment.model.kind} does not continue "
+            "text: use general_text=none."
         )
     if experiment.model.kind != "causal_lm" and experiment.dataset.train_on_inputs and not isinstance(method, Nothing):
         yield (

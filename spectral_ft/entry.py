@@ -1,17 +1,20 @@
 """What all Hydra entries share: help, sentences instead of tracebacks, exit codes.
 
-Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: interrupted.
+Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: Ctrl-C. 143: SIGTERM.
 141: whoever read the output closed it.
 """
 
 import errno
 import gc
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -20,7 +23,7 @@ from hydra.types import RunMode
 
 from spectral_ft.compose import register
 from spectral_ft.configuration import CONF
-from spectral_ft.errors import SpectralFTError
+from spectral_ft.errors import Interrupted, SpectralFTError
 from spectral_ft.option_faults import explain
 from spectral_ft.option_help import help_text
 
@@ -37,6 +40,7 @@ QUIET = {
     "WANDB_SILENT": "true",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+GOES_ON = "interrupted; the same command goes on where this one stopped"
 SELDOM = (100_000, 50, 1000)
 """The collector's thresholds: with Python's own (700, 10, 10) a tenth of a short command is spent on looking
 through the millions of objects that importing torch and transformers makes and keeps."""
@@ -58,6 +62,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
         return
     register()
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft|torch)")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     wants_traceback = os.environ.get(FULL) == "1"
     os.environ[FULL] = "1"  # Hydra would swallow the exception that is explained below
     sys.argv[0] = name
@@ -79,9 +85,10 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        told = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT, GOES_ON)
+        print(f"\n{told}", file=sys.stderr)
+        sys.exit(128 + told.number)
     except Exception as error:
         if wants_traceback:
             raise
@@ -90,6 +97,12 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
             traceback.print_exc()
             sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
         _fail(sentence)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # As Ctrl-C does it, so that files in the making are removed and locks are freed.
+    del frame
+    raise Interrupted(number, GOES_ON)
 
 
 def _fail(sentence: str) -> NoReturn:

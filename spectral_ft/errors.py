@@ -30,3 +30,17 @@ class PlanError(SpectralFTError):
 
 class RunError(SpectralFTError):
     """A run folder that is in use, or belongs to another run."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked the process to end, by Ctrl-C or SIGTERM, and it says how to go on."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        """Remember why.
+
+        Args:
+            number: Of the signal.
+            sentence: What was kept, and how to go on.
+        """
+        super().__init__(sentence)
+        self.number = number

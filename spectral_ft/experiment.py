@@ -1,10 +1,11 @@
 """The components of a run, and the seams between them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from spectral_ft.allocation.budget import Budget
+from spectral_ft.allocation.learning_rates import AsAllocated
 from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.methods.seam import Adapted, BaseModel, Takes
 from spectral_ft.models.source import ModelSource
@@ -18,7 +19,7 @@ from spectral_ft.types import AllocationPlan, Cost, MatrixAllocation, MatrixShap
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from spectral_ft.data.dataset import Example
 
@@ -53,6 +54,31 @@ class Grouping(Protocol):
         self, allocations: tuple[MatrixAllocation, ...], report: SpectralReport, probe: Probe | None
     ) -> tuple[MatrixAllocation, ...]:
         """Name the groups."""
+        ...
+
+
+class LearningRates(Protocol):
+    """Allocations to allocations of which some learn faster."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Columns of the report."""
+        ...
+
+    def scale(self, allocations: tuple[MatrixAllocation, ...], report: SpectralReport) -> tuple[MatrixAllocation, ...]:
+        """Multiply their learning rates."""
+        ...
+
+
+class GeneralTexts(Protocol):
+    """Text that has nothing to do with the training task."""
+
+    def check_source(self) -> None:
+        """Fail where a local file is missing."""
+        ...
+
+    def rows(self, tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, Any]]:
+        """Read and tokenise it; nothing where forgetting is not measured."""
         ...
 
 
@@ -134,6 +160,10 @@ class TrainingData(Protocol):
         """Read or make them."""
         ...
 
+    def validation_examples(self) -> "list[Example]":
+        """Those that are held out."""
+        ...
+
 
 @dataclass(frozen=True)
 class PlanParts:
@@ -143,6 +173,7 @@ class PlanParts:
     rank_policy: RankPolicy
     grouping: Grouping
     budget: Budget
+    lr_by: LearningRates = field(default_factory=AsAllocated)
 
 
 def all_parts(*parts: PlanParts) -> list[PlanParts]:
@@ -166,7 +197,7 @@ def columns_read(parts: Iterable[PlanParts]) -> frozenset[str]:
     Returns:
         Their names, the probe's included.
     """
-    return frozenset().union(*(each.rank_policy.reads | each.grouping.reads for each in parts))
+    return frozenset().union(*(each.rank_policy.reads | each.grouping.reads | each.lr_by.reads for each in parts))
 
 
 @dataclass(frozen=True)
@@ -186,8 +217,10 @@ class Experiment:
     probe: ProbeSettings
     budget: Budget
     grouping: Grouping
+    lr_by: LearningRates
     quantization: Quantization
     training: TrainingSettings
+    general_text: GeneralTexts
     tracking: Tracking
     analysis: Inspection
     planning: Planning
@@ -196,4 +229,4 @@ class Experiment:
     @property
     def parts(self) -> PlanParts:
         """What makes its plan."""
-        return PlanParts(self.method, self.rank_policy, self.grouping, self.budget)
+        return PlanParts(self.method, self.rank_policy, self.grouping, self.budget, self.lr_by)

@@ -11,7 +11,7 @@ from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 RECORD_FORMAT = 1
 """Of the files in a run folder; part of every identity."""
 
-PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir")
+PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path")
 """Options whose content counts, not their name."""
 
 LEFT_OUT = (

@@ -11,6 +11,7 @@ PACKAGES = (
     "spectral_ft",
     "torch",
     "transformers",
+    "tokenizers",
     "peft",
     "bitsandbytes",
     "accelerate",

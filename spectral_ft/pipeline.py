@@ -8,12 +8,14 @@ the first unfinished stage when the same command is called again.
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from spectral_ft.experiment import Experiment, all_parts
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
+from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
@@ -21,12 +23,13 @@ from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_t
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
+from spectral_ft.tracking import Silent
 from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
 
 log = logging.getLogger(__name__)
 
 
-def run(experiment: Experiment, folder: Path) -> RunResult:
+def run(experiment: Experiment, folder: Path) -> RunResult | None:
     """The whole job.
 
     Args:
@@ -34,33 +37,41 @@ def run(experiment: Experiment, folder: Path) -> RunResult:
         folder: Where its files are; a finished run there is returned, a cut one is continued.
 
     Returns:
-        The record, which is also `result.json`.
+        The record, which is also `result.json`; None in every process but the first, which alone scores.
 
     Raises:
         RunError: If the folder is in use, or holds another run.
     """
     began = time.perf_counter()
     finished = folder / "result.json"
-    with claimed(folder, experiment.run_id):
+    meet()
+    with claimed(folder, experiment.run_id) if is_first() else nullcontext():
         if finished.exists():
             log.info("run %s is done already: nothing to do (remove %s to repeat it)", experiment.run_id, folder)
             return read_json(finished, RunResult)
         checkpoint = experiment.model.locate()
         check_data(experiment, checkpoint)
         tasks = source_tasks(experiment)
-        mark_started(folder, experiment.run_id, experiment.config)
-        log.info("run %s in %s", experiment.run_id, folder)
-        fetch_from_hub(experiment, tasks, folder)
-
-        checkpoint.check_whole()
-        report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
-        base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
-        plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
-        tracker = experiment.tracking.open(run_id=experiment.run_id, config=experiment.config, folder=folder)
+        with first_process_first():
+            mark_started(folder, experiment.run_id, experiment.config)
+            log.info("run %s in %s", experiment.run_id, folder)
+            fetch_from_hub(experiment, tasks, folder)
+            checkpoint.check_whole()
+            report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
+            base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
+            plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
+        tracker = (
+            experiment.tracking.open(run_id=experiment.run_id, config=experiment.config, folder=folder)
+            if is_first()
+            else Silent()
+        )
         try:
             outcome = train_adapter(
                 experiment, checkpoint, plan, base=base, report=report, probe=found, folder=folder, log_row=tracker.log
             )
+            part()
+            if not is_first():
+                return None
             scores = score_stages(experiment, checkpoint, tasks, folder)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:

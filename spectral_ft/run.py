@@ -26,6 +26,8 @@ def job(config: "DictConfig") -> float | None:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     result = run(build_experiment(config), folder)
+    if result is None:
+        return None
     print(closing_table(result, folder))
     return objective(result)
 

@@ -17,8 +17,10 @@ GROUPS = (
     "probe",
     "budget",
     "grouping",
+    "lr_by",
     "quantization",
     "training",
+    "general_text",
     "tracking",
     "analysis",
     "planning",
@@ -42,8 +44,10 @@ class RunConfig:
     probe: Any
     budget: Any
     grouping: Any
+    lr_by: Any
     quantization: Any
     training: Any
+    general_text: Any
     tracking: Any
     analysis: Any
     planning: Any

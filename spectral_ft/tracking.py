@@ -39,12 +39,12 @@ class JsonLines:
         self._path = path
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row; rows of a later or equal step, left by a cut training, go first.
+        """Append a row; what a cut training left of this step or of later ones goes first.
 
         Args:
-            row: With a `step`.
+            row: With a `step`; a step may have several rows, each with other values.
         """
-        kept = [line for line in self._lines() if line["step"] < row["step"]]
+        kept = [line for line in self._lines() if line["step"] < row["step"] or _complement(line, row)]
         text = "".join(json.dumps(line) + "\n" for line in [*kept, dict(row)])
         part = self._path.with_suffix(".part")
         part.write_text(text)
@@ -70,6 +70,32 @@ class JsonLines:
             except ValueError:
                 log.warning("%s: dropping a line that was cut", self._path.name)
         return rows
+
+
+class Silent:
+    """Takes everything and keeps nothing: of a process that is not the first of its run."""
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Nothing.
+
+        Args:
+            row: Not kept.
+        """
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Nothing.
+
+        Args:
+            values: Not kept.
+        """
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _complement(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    # Two rows of one step that say different things: the loss, and the validation loss.
+    return bool(line["step"] == row["step"] and not (line.keys() & row.keys()) - {"step", "epoch", "seconds"})
 
 
 class WandbRun:

@@ -212,6 +212,16 @@ class Round:
 
 
 @dataclass(frozen=True, config=STRICT)
+class HeldOutLoss:
+    """A loss on text that is not trained on, before the training and after it."""
+
+    before: float
+    after: float
+    tokens: int
+    """That the loss is a mean over; texts, for a classifier."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainOutcome:
     """What training left and what it cost."""
 
@@ -226,13 +236,22 @@ class TrainOutcome:
     tokens: int
     """Without padding."""
     tokens_per_second: float
+    samples_per_second: float
     peak_memory_bytes: int
-    """Of the process; of the device where there is one."""
+    """Of the process, base model included; of all processes together."""
+    peak_device_bytes: int | None
+    """Of the first process's CUDA device; None without one."""
     trainable_parameters: int
     examples: int
     truncated_examples: int
     """Examples cut at the maximum length."""
     dropped_examples: int
+    best_step: int | None = None
+    """Whose weights were kept; None where the last ones were."""
+    validation_loss: HeldOutLoss | None = None
+    """A learnt token of the held-out examples of the training task; None without any."""
+    general_loss: HeldOutLoss | None = None
+    """A token of general text: how much is forgotten; None without such a text."""
     rounds: tuple[Round, ...] = ()
     """When the policy was asked again."""
 

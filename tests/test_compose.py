@@ -15,6 +15,7 @@ from spectral_ft.schema import GROUPS, SHORTCUTS
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.name != "config.yaml")
 NEEDS = {
+    "general_text/file": ["general_text.path=a.txt"],
     "model/hf": ["model.id=some/model"],
     "model/t5-small": ["dataset.train_on_inputs=false"],
     "dataset/jsonl": ["dataset.data_dir=data.jsonl"],
@@ -32,8 +33,8 @@ def built(*overrides: str) -> Experiment:
 
 def test_the_tree_holds_every_group_and_nothing_else() -> None:
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, *SHORTCUTS}
-    assert len(FILES) == len(list(CONF.glob("*/**/*.yaml"))) == len(list(CONF.rglob("*.yaml"))) - 1 == 80
-    assert len(CHOICES) == 76
+    assert len(FILES) == len(list(CONF.glob("*/**/*.yaml"))) == len(list(CONF.rglob("*.yaml"))) - 1 == 86
+    assert len(CHOICES) == 82
 
 
 @pytest.mark.parametrize("file", CHOICES, ids=lambda file: str(file.relative_to(CONF)))

@@ -132,7 +132,7 @@ def batches() -> Callable[[Experiment], list[dict[str, torch.Tensor]]]:
 
     def make(experiment: Experiment) -> list[dict[str, torch.Tensor]]:
         if not found:
-            examples, collate = tokenised(experiment, experiment.model.locate())
+            examples, _, _, collate = tokenised(experiment, experiment.model.locate())
             found.extend(collate([examples[4 * i + j] for j in range(4)]) for i in range(STEPS))
         return found
 

@@ -22,7 +22,7 @@ LEAVES = {
     "tracking",
 }
 LEVELS = [
-    {"errors"},
+    {"errors", "processes"},
     {"types", "bfloat16"},
     {"storage"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},

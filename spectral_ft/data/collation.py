@@ -1,7 +1,8 @@
-"""Examples to padded batches, by the kind of model."""
+"""Examples to batches: padded, by the kind of model, or laid end to end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -49,6 +50,34 @@ class LabelledBatch:
         return {**_inputs(rows, self.pad_token_id), "labels": torch.tensor([row["labels"] for row in rows])}
 
 
+@dataclass(frozen=True)
+class PackedBatch:
+    """Collator of texts that a causal language model writes: laid end to end in one row, without padding.
+
+    Positions restart at 0 with every example. Without an attention mask transformers finds the boundaries from them
+    (packed sequences, whatever the attention implementation), so that no token attends to another example; not every
+    architecture passes them on: see `models/packing.py`.
+
+    Source: "padding-free" training, transformers' documentation of `DataCollatorWithFlattening`.
+    """
+
+    def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """Lay examples end to end.
+
+        Args:
+            rows: Of one batch.
+
+        Returns:
+            input_ids, position_ids and labels of shape (1, tokens of all). The first token of an example has no
+            label: it is not to be predicted from the example before.
+        """
+        return {
+            "input_ids": _joined(row["input_ids"] for row in rows),
+            "position_ids": _joined(range(len(row["input_ids"])) for row in rows),
+            "labels": _joined([IGNORED, *row["labels"][1:]] for row in rows),
+        }
+
+
 def padded_batch(
     kind: Literal["causal_lm", "seq2seq", "classifier"], pad_token_id: int
 ) -> Callable[[Rows], dict[str, torch.Tensor]]:
@@ -79,3 +108,7 @@ def _inputs(rows: Rows, pad_token_id: int) -> dict[str, torch.Tensor]:
 def _padded(sequences: list[list[int]], fill: int) -> torch.Tensor:
     longest = max(map(len, sequences))
     return torch.tensor([sequence + [fill] * (longest - len(sequence)) for sequence in sequences])
+
+
+def _joined(sequences: Iterable[Sequence[int]]) -> torch.Tensor:
+    return torch.tensor([list(chain.from_iterable(sequences))])

@@ -13,6 +13,9 @@ from spectral_ft.data.prompts import TEMPLATES
 from spectral_ft.data.rows import Item
 from spectral_ft.errors import ConfigError
 
+HELD_OUT_SEED = 42
+"""Of the choice of validation examples, the same in every run (LLM-Adapters' own seed for its 120)."""
+
 
 class Example(NamedTuple):
     """One training example as text."""
@@ -41,6 +44,7 @@ class Dataset:
     data_dir: str | None
     files: list[str]
     limit: Annotated[int, Field(ge=1)] | None
+    validation: Annotated[int, Field(ge=0)]
     shuffle_seed: int | None
     train_on_inputs: bool
     max_length: Annotated[int, Field(ge=2)]
@@ -77,11 +81,27 @@ class Dataset:
             DataError: If a file is missing, empty, truncated or without the expected columns.
             HubError: If the hub is needed and cannot be reached.
         """
+        return self._texts(held_out=False)
+
+    def validation_examples(self) -> list[Example]:
+        """Examples that are not trained on.
+
+        Returns:
+            Prompts and completions: `validation` of them, at most a tenth of all.
+        """
+        return self._texts(held_out=True) if self.validation else []
+
+    def _texts(self, *, held_out: bool) -> list[Example]:
         items = self._items()
         if self.shuffle_seed is not None:
             random.Random(self.shuffle_seed).shuffle(items)
+        held = held_out_places(len(items), self.validation, limit=self.limit)
         template = TEMPLATES[self.prompt]
-        return [_joined(template(item.instruction), item.completion) for item in items[: self.limit]]
+        chosen = [item for place, item in enumerate(items) if (place in held) == held_out]
+        return [
+            _joined(template(item.instruction), item.completion)
+            for item in (chosen if held_out else chosen[: self.limit])
+        ]
 
     def _items(self) -> list[Item]:
         if self.data_dir is not None:
@@ -95,6 +115,23 @@ class Dataset:
             self.hub.id, name=self.hub.name, split=self.hub.split, override="dataset.data_dir=FILE_OR_FOLDER"
         )
         return to_items(rows, self.rows, source=self.hub.id)
+
+
+def held_out_places(count: int, validation: int, *, limit: int | None) -> frozenset[int]:
+    """Which examples are held out: drawn with a fixed seed, behind the training ones where there are enough.
+
+    Args:
+        count: Examples of the data set.
+        validation: Asked for.
+        limit: Training examples; None for all.
+
+    Returns:
+        Their places: `validation` of them, at most a tenth of all.
+    """
+    held = min(validation, count // 10)
+    behind = range(count if limit is None else min(limit, count), count)
+    pool = behind if len(behind) >= held else range(count)
+    return frozenset(random.Random(HELD_OUT_SEED).sample(pool, held))
 
 
 def _joined(prompt: str, completion: str) -> Example:

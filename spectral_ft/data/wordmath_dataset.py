@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from spectral_ft.data.dataset import Example
 from spectral_ft.data.rows import Item
-from spectral_ft.data.wordmath import draw_problems
+from spectral_ft.data.wordmath import Split, draw_problems
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -16,6 +16,7 @@ class WordMath:
 
     name: str
     limit: Annotated[int, Field(ge=1, le=100_000)]
+    validation: Annotated[int, Field(ge=0)]
     data_seed: int
     train_on_inputs: bool
     max_length: Annotated[int, Field(ge=2)]
@@ -32,8 +33,19 @@ class WordMath:
         Returns:
             `limit` prompts and completions.
         """
-        problems = draw_problems(self.limit, split="train", seed=self.data_seed)
-        return [Example(problem.question, problem.answer) for problem in problems]
+        return _texts(self.limit, split="train", seed=self.data_seed)
+
+    def validation_examples(self) -> list[Example]:
+        """Examples that are not trained on, nor tested on.
+
+        Returns:
+            `validation` prompts and completions.
+        """
+        return _texts(self.validation, split="dev", seed=self.data_seed)
+
+
+def _texts(count: int, *, split: Split, seed: int) -> list[Example]:
+    return [Example(problem.question, problem.answer) for problem in draw_problems(count, split=split, seed=seed)]
 
 
 def evaluation_items(*, count: int, data_seed: int, split: Literal["dev", "test"]) -> list[Item]:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def plan_allocation(
     parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Probe | None, *, folder: Path
 ) -> AllocationPlan:
-    """Policy, grouping, budget, and what the method makes of it.
+    """Policy, grouping, budget, learning rates, and what the method makes of it.
 
     Args:
         parts: What makes the plan.
@@ -64,7 +64,7 @@ def plan_of(parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Pr
         target = plan_of(parts.budget.of, base, report, probe).trainable_parameters
     if target is not None:
         allocations = _within(target, allocations, parts, base, report)
-    return parts.method.plan(allocations, base)
+    return parts.method.plan(parts.lr_by.scale(allocations, report), base)
 
 
 def checked(plan: AllocationPlan, parts: PlanParts, base: BaseModel, path: Path) -> AllocationPlan:

@@ -1,9 +1,11 @@
-"""The training examples as token ids, and batches of them."""
+"""The examples of the training task as token ids, and batches of them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_ft.experiment import Experiment
+from spectral_ft.fingerprint import cache_home, file_fingerprint, text_fingerprint
+from spectral_ft.machine import package_versions
 from spectral_ft.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -11,10 +13,26 @@ if TYPE_CHECKING:
 
     from spectral_ft.data.tokenised import TokenisedExamples
 
+Collate = Callable[[list[Any]], "dict[str, torch.Tensor]"]
 
-def tokenised(
-    experiment: Experiment, checkpoint: Checkpoint
-) -> "tuple[TokenisedExamples, Callable[[list[Any]], dict[str, torch.Tensor]]]":
+
+TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "spm")
+"""How their names begin."""
+
+
+class Tokenised(NamedTuple):
+    """What is trained on and what is held out."""
+
+    training: "TokenisedExamples"
+    validation: "TokenisedExamples | None"
+    """None where nothing is held out."""
+    general: list[dict[str, Any]]
+    """Rows of text that has nothing to do with the task; none where forgetting is not measured."""
+    collate: Collate
+    """Rows to a padded batch."""
+
+
+def tokenised(experiment: Experiment, checkpoint: Checkpoint) -> Tokenised:
     """Tokenise.
 
     Args:
@@ -24,18 +42,39 @@ def tokenised(
     Returns:
         The examples, and what makes a padded batch of some of them.
     """
-    from spectral_ft.data.tokenised import padded_batch, tokenise
+    from spectral_ft.data.token_cache import cached_tokenise
+    from spectral_ft.data.tokenised import padded_batch
     from spectral_ft.models.loading import load_tokenizer
 
     dataset, source = experiment.dataset, experiment.model
     tokenizer = load_tokenizer(checkpoint.folder, kind=source.kind, trust_remote_code=source.trust_remote_code)
-    examples = tokenise(
-        dataset.examples(),
-        tokenizer,
-        kind=source.kind,
-        labels=source.labels,
-        max_length=dataset.max_length,
-        too_long=dataset.too_long,
-        train_on_inputs=dataset.train_on_inputs,
+
+    def rows(examples: list[Any]) -> "TokenisedExamples":
+        return cached_tokenise(
+            examples,
+            tokenizer,
+            cache=cache_home() / "tokens",
+            tokenizer_fingerprint=_tokenizer_fingerprint(checkpoint),
+            kind=source.kind,
+            labels=source.labels,
+            max_length=dataset.max_length,
+            too_long=dataset.too_long,
+            train_on_inputs=dataset.train_on_inputs,
+        )
+
+    held_out = dataset.validation_examples()
+    return Tokenised(
+        rows(dataset.examples()),
+        rows(held_out) if held_out else None,
+        experiment.general_text.rows(tokenizer),
+        padded_batch(source.kind, int(tokenizer.pad_token_id)),
     )
-    return examples, padded_batch(source.kind, int(tokenizer.pad_token_id))
+
+
+def _tokenizer_fingerprint(checkpoint: Checkpoint) -> str:
+    files = sorted(path for path in checkpoint.folder.iterdir() if path.name.startswith(TOKENIZER_FILES))
+    versions = package_versions()
+    parts = [f"{path.name} {file_fingerprint(path)}" for path in files]
+    return text_fingerprint(
+        "\n".join([*parts, *(f"{name} {versions.get(name)}" for name in ("transformers", "tokenizers"))])
+    )

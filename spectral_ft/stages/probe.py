@@ -136,7 +136,7 @@ def _asked(parts: Sequence[PlanParts]) -> tuple[bool, bool, list[ExplainedVarian
 
 
 def _batches(experiment: Experiment, checkpoint: Checkpoint) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
-    examples, collate = tokenised(experiment, checkpoint)
+    examples, _, _, collate = tokenised(experiment, checkpoint)
     settings = experiment.probe
     wanted = settings.batches * settings.batch_size
     if len(examples) < wanted:

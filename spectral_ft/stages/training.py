@@ -1,23 +1,35 @@
 """Plan and data to `adapter/` and `train.json`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spectral_ft.errors import DataError
+from spectral_ft.errors import DataError, SpectralFTError
 from spectral_ft.experiment import Experiment
+from spectral_ft.fingerprint import text_fingerprint
+from spectral_ft.machine import package_versions
 from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.processes import first_process_first, is_first, process_count
 from spectral_ft.stages.base import load_base
-from spectral_ft.stages.examples import tokenised
+from spectral_ft.stages.examples import Tokenised, tokenised
+from spectral_ft.stages.losses import HeldOutLosses
+from spectral_ft.stages.planning import estimated_memory
 from spectral_ft.stages.rounds import Reallocation, state_of
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcome
 
 log = logging.getLogger(__name__)
+COMPUTING = ("spectral_ft", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+"""Packages whose versions a checkpoint must share with the run that goes on from it."""
+
+
+class OutOfMemory(SpectralFTError):  # noqa: N818 - reads as what happened
+    """The device has less memory than the training needs."""
 
 
 def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
@@ -34,6 +46,8 @@ def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
         return
     dataset, context = experiment.dataset, checkpoint.context_length
     dataset.check_source()
+    experiment.general_text.check_source()
+    experiment.training.accumulation(process_count())
     if context is not None and dataset.max_length > context:
         raise DataError(
             f"dataset.max_length={dataset.max_length} is beyond the context of {experiment.model.label}, which is "
@@ -73,48 +87,116 @@ def train_adapter(
     if path.exists():
         return read_json(path, TrainOutcome)
     from spectral_ft.adapters.origin import write_origin
-    from spectral_ft.training.checkpoints import last_checkpoint, remove_checkpoints
-    from spectral_ft.training.train import optimizer_steps, seed_everything, train
+    from spectral_ft.training.arguments import optimizer_steps
+    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+    from spectral_ft.training.train import seed_everything, train
 
-    examples, collate = tokenised(experiment, checkpoint)
-    steps = optimizer_steps(experiment.training, len(examples))
-    resume = last_checkpoint(folder / "checkpoints")
+    settings = experiment.training
+    with first_process_first():
+        rows = tokenised(experiment, checkpoint)
+        origin = Origin(
+            run_id=experiment.run_id,
+            plan=text_fingerprint(repr(plan)),
+            versions={name: version for name, version in package_versions().items() if name in COMPUTING},
+        )
+        resume = last_checkpoint(folder / "checkpoints", origin)
+    steps = optimizer_steps(settings, len(rows.training))
     stood = state_of(resume) if resume else None
     plan = stood.plan if stood else plan
-    model = load_base(experiment, checkpoint)
-    seed_everything(experiment.seed)
-    trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
-    rounds = Reallocation(
-        parts=experiment.parts,
-        base=base,
-        report=report,
-        probe=probe,
-        weights=replace(checkpoint, dequantize=experiment.spectrum.dequantize).block_matrices,
-        how=experiment.spectrum.analysis,
-        steps=steps,
-        plan=plan,
-        model=trained.model,
-        rounds=list(stood.rounds) if stood else [],
+    with _memory_explained(experiment, plan, base, probe):
+        model = load_base(experiment, checkpoint)
+        losses = HeldOutLosses(rows, batch_size=max(8, settings.micro_batch_size))
+        before = losses.before(model, folder)
+        seed_everything(experiment.seed)
+        trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
+        collate, sampler = _batching(experiment, rows, trained.model)
+        rounds = Reallocation(
+            parts=experiment.parts,
+            base=base,
+            report=report,
+            probe=probe,
+            weights=replace(checkpoint, dequantize=experiment.spectrum.dequantize).block_matrices,
+            how=experiment.spectrum.analysis,
+            steps=steps,
+            plan=plan,
+            model=trained.model,
+            rounds=list(stood.rounds) if stood else [],
+        )
+        asked, says = settings.activation_checkpointing, experiment.method.activation_checkpointing
+        outcome = train(
+            trained,
+            rows.training,
+            collate,
+            settings,
+            activation_checkpointing=says if asked is None else asked,
+            multipliers={allocation.name: allocation.lr_multiplier for allocation in plan.adapted},
+            possible_multipliers=getattr(experiment.rank_policy, "multipliers", ())
+            if experiment.method.rounds > 1
+            else (),
+            rounds=rounds,
+            seed=experiment.seed,
+            folder=folder,
+            origin=origin,
+            resume=resume,
+            log_row=log_row,
+            sampler=sampler,
+            validation_loss=(lambda: losses.of(trained.model, "validation").mean) if losses.has_validation else None,
+        )
+        changes = losses.changes(before, trained.model)
+    outcome = replace(
+        outcome,
+        rounds=rounds.finish(),
+        validation_loss=changes.get("validation"),
+        general_loss=changes.get("general"),
     )
-    asked, says = experiment.training.activation_checkpointing, experiment.method.activation_checkpointing
-    outcome = train(
-        trained,
-        examples,
-        collate,
-        experiment.training,
-        activation_checkpointing=says if asked is None else asked,
-        multipliers={allocation.name: allocation.lr_multiplier for allocation in plan.adapted},
-        possible_multipliers=getattr(experiment.rank_policy, "multipliers", ()) if experiment.method.rounds > 1 else (),
-        rounds=rounds,
-        seed=experiment.seed,
-        folder=folder,
-        resume=resume,
-        log_row=log_row,
-    )
-    outcome = replace(outcome, rounds=rounds.finish())
-    write_origin(folder / "adapter", model=experiment.model.label, fingerprint=checkpoint.fingerprint, plan=rounds.plan)
-    write_json(path, outcome)
-    remove_checkpoints(folder)
+    if is_first():
+        write_origin(
+            folder / "adapter", model=experiment.model.label, fingerprint=checkpoint.fingerprint, plan=rounds.plan
+        )
+        write_json(path, outcome)
+        remove_checkpoints(folder)
+    _tell(outcome)
+    return outcome
+
+
+def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any, Any]:
+    # How examples become batches, and in which order they come.
+    settings = experiment.training
+    if settings.batching == "length":
+        from spectral_ft.data.sampling import LengthGroupedSampler
+
+        lengths = [len(row["input_ids"]) for row in rows.training.rows]
+        return rows.collate, LengthGroupedSampler(lengths, batch_size=settings.batch_size, seed=experiment.seed)
+    if settings.batching == "packed":
+        from spectral_ft.data.collation import PackedBatch
+        from spectral_ft.models.packing import check_boundaries
+
+        check_boundaries(model)
+        return PackedBatch(), None
+    return rows.collate, None
+
+
+@contextmanager
+def _memory_explained(
+    experiment: Experiment, plan: AllocationPlan, base: BaseModel, probe: Probe | None
+) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        parts = estimated_memory(experiment, plan, base, probe) or {}
+        gib = {part: f"{part} {size / 2**30:.1f}" for part, size in parts.items()}
+        batch, length = experiment.training.micro_batch_size, experiment.dataset.max_length
+        raise OutOfMemory(
+            f"the device ran out of memory with micro batches of {batch} x {length} tokens; the plan was estimated at "
+            f"{sum(parts.values()) / 2**30:.1f} GiB ({', '.join(gib.values())}): lower training.micro_batch_size or "
+            "dataset.max_length, set training.activation_checkpointing=true, or quantization=nf4. The same command "
+            f"goes on from the last checkpoint where the batch stays the same. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _tell(outcome: TrainOutcome) -> None:
     log.info(
         "trained %d steps on %d examples in %.0f s (%.0f tokens/s), loss %.3f -> %.3f",
         outcome.steps,
@@ -124,4 +206,6 @@ def train_adapter(
         outcome.first_loss,
         outcome.final_loss,
     )
-    return outcome
+    for name, loss in (("held-out examples", outcome.validation_loss), ("general text", outcome.general_loss)):
+        if loss is not None:
+            log.info("loss on %s: %.3f -> %.3f", name, loss.before, loss.after)

@@ -1,20 +1,19 @@
-"""Checkpoints in mid-training: what was trained so far, in our own form, whichever method trains.
+"""Which checkpoint a cut training goes on from: the newest whole one of this run.
 
-checkpoints/checkpoint-STEP/   trained.safetensors, method.pt, and the Trainer's optimizer, scheduler, random states
+checkpoints/checkpoint-STEP/   trained.safetensors, method.pt, rounds.json, the Trainer's optimizer, scheduler, random
+                               states and position in the data, and, written last, complete.json
+
+`complete.json` says whose checkpoint it is and what its files contain, so that one that was cut, damaged or put there
+from elsewhere is known before anything is read from it.
 """
 
+import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from spectral_ft.errors import RunError
 from spectral_ft.storage import write_json
@@ -22,24 +21,41 @@ from spectral_ft.storage import write_json
 log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
 """Written last into a checkpoint: without it the checkpoint was cut while it was written."""
-WEIGHTS, STATE = "trained.safetensors", "method.pt"
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; cut ones are removed.
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint must come from for a training to go on from it as if it had never stopped."""
+
+    run_id: str
+    plan: str
+    """Fingerprint of `plan.json`."""
+    versions: Mapping[str, str]
+    """Package to version, of those that compute."""
+
+
+def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
+    """The newest whole checkpoint; cut and damaged ones are removed, and said.
 
     Args:
         folder: Of the checkpoints.
+        origin: Of this run.
 
     Returns:
         Its folder, or None.
+
+    Raises:
+        RunError: If it is of another run, another plan, or written by other versions.
     """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     while found:
         newest = found.pop()
-        if (newest / COMPLETE).is_file():
+        fault = _fault(newest)
+        if fault is None:
+            _check_origin(newest, origin)
             return newest
-        log.warning("%s was cut while it was written; taking the one before it", newest.name)
+        rest = "taking the one before it" if found else "training from the start"
+        log.warning("%s %s; %s", newest.name, fault, rest)
         shutil.rmtree(newest)
     return None
 
@@ -53,89 +69,71 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def mark_whole(checkpoint: Path, *, step: int, seconds: float) -> None:
-    """Say that all of a checkpoint is written.
+def mark_whole(checkpoint: Path, *, step: int, seconds: float, origin: Origin) -> None:
+    """Say that all of a checkpoint is written, and what.
 
     Args:
         checkpoint: Its folder.
         step: Number of finished optimizer steps.
         seconds: In the training loop so far.
+        origin: Of this run.
     """
-    write_json(checkpoint / COMPLETE, {"step": step, "seconds": seconds})
+    files = {path.name: _digest(path) for path in sorted(checkpoint.iterdir()) if path.name != COMPLETE}
+    write_json(checkpoint / COMPLETE, {"step": step, "seconds": seconds, "origin": asdict(origin), "files": files})
 
 
 def seconds_of(checkpoint: Path | None) -> float:
     """How long the training took up to a checkpoint.
 
     Args:
-        checkpoint: Its folder; None for none.
+        checkpoint: A whole one; None for none.
 
     Returns:
         Seconds in the training loop.
-
-    Raises:
-        RunError: If the file that says so is damaged.
     """
-    if checkpoint is None:
-        return 0.0
+    return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"]) if checkpoint else 0.0
+
+
+def _fault(checkpoint: Path) -> str | None:
+    # Why nothing can be read from it; None where all is well.
+    if not (checkpoint / COMPLETE).is_file():
+        return "was cut while it was written"
     try:
-        return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = json.loads((checkpoint / COMPLETE).read_text())
+        float(told["seconds"]), Origin(**told["origin"])
+        for name, digest in told["files"].items():
+            if not (checkpoint / name).is_file():
+                return f"lacks {name}"
+            if _digest(checkpoint / name) != digest:
+                return f"has a damaged {name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"has a damaged {COMPLETE}"
+    return None
+
+
+def _check_origin(checkpoint: Path, origin: Origin) -> None:
+    told = Origin(**json.loads((checkpoint / COMPLETE).read_text())["origin"])
+    anew = f"remove {checkpoint.parent} to train anew"
+    if told.run_id != origin.run_id:
+        raise RunError(f"{checkpoint} belongs to run {told.run_id}, and this is run {origin.run_id}: {anew}.")
+    if told.plan != origin.plan:
         raise RunError(
-            f"{checkpoint / COMPLETE} is damaged ({error!r}): remove {checkpoint} and call again."
-        ) from error
-
-
-def save_trained(model: torch.nn.Module, state: dict[str, Any], checkpoint: Path) -> None:
-    """Write what training has changed so far.
-
-    Args:
-        model: Adapted.
-        state: What the method keeps beside the weights.
-        checkpoint: Folder; made.
-    """
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().contiguous() for name, p in _kept(model).items()}, checkpoint / WEIGHTS)
-    torch.save(state, checkpoint / STATE)
-
-
-def load_trained(model: torch.nn.Module, checkpoint: Path) -> dict[str, Any]:
-    """Put back what training had changed.
-
-    Args:
-        model: Adapted, as it was at that step.
-        checkpoint: As `save_trained` wrote it.
-
-    Returns:
-        What the method kept beside the weights.
-
-    Raises:
-        RunError: If the checkpoint is damaged, or of another model.
-    """
-    stored = _read(checkpoint / WEIGHTS, load_file)
-    state = _read(checkpoint / STATE, partial(torch.load, weights_only=True))
-    kept = _kept(model)
-    if stored.keys() != kept.keys() or any(stored[name].shape != p.shape for name, p in kept.items()):
-        raise RunError(
-            f"{checkpoint} holds {len(stored)} trained tensors, which are not the {len(kept)} of this run: remove the "
-            "folder above it to train anew."
+            f"{checkpoint} was trained under another plan (fingerprint {told.plan[:12]}) than the plan.json of this "
+            f"run ({origin.plan[:12]}): put the old plan.json back, or {anew}."
         )
-    with torch.no_grad():
-        for name, parameter in kept.items():
-            parameter.copy_(stored[name])
-    return dict(state)
-
-
-def _read(path: Path, reader: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return reader(path)
-    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError) as error:
+    packages = sorted(told.versions.keys() | origin.versions.keys())
+    changed = [name for name in packages if told.versions.get(name) != origin.versions.get(name)]
+    if changed:
+        was, now = (
+            ", ".join(f"{name} {versions.get(name, 'absent')}" for name in changed)
+            for versions in (told.versions, origin.versions)
+        )
         raise RunError(
-            f"{path} is damaged ({error!r}): remove {path.parent} and call again; the training goes on from the "
-            "checkpoint before."
-        ) from error
+            f"{checkpoint} was written with {was}, and this is {now}, which may compute otherwise: install the former, "
+            f"or {anew}."
+        )
 
 
-def _kept(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    # Adapters that a later round froze have been trained too.
-    return {name: p for name, p in model.named_parameters() if p.requires_grad or ".lora_" in name}
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

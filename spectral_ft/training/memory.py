@@ -1,16 +1,23 @@
-"""Peak memory, of the device where there is one, otherwise of the process."""
+"""Peak memory, of the process and of its device."""
 
 import resource
 
 import torch
 
 
-def peak_memory_bytes() -> int:
-    """The most memory held so far.
+def peak_process_bytes() -> int:
+    """The most memory that this process held so far.
 
     Returns:
-        Bytes: allocated on the CUDA device, or the process's largest resident set.
+        Bytes, resident.
     """
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_device_bytes() -> int | None:
+    """The most memory that this process held on its CUDA device so far.
+
+    Returns:
+        Bytes, allocated; None without a device.
+    """
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None

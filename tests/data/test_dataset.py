@@ -28,6 +28,7 @@ def dataset(**options):
         "data_dir": None,
         "files": ["train.jsonl", "train.json"],
         "limit": None,
+        "validation": 0,
         "shuffle_seed": None,
         "train_on_inputs": False,
         "max_length": 256,
@@ -129,3 +130,25 @@ def test_a_text_with_a_class_is_a_prompt_and_the_name_of_the_class(tmp_path):
     (tmp_path / "train.tsv").write_text("a good film\t1\nnot good\t0\n")
     own = dataset(data_dir=str(tmp_path), rows=rows.sst2, prompt="plain", files=["train.tsv"])
     assert own.examples() == [("a good film", " positive"), ("not good", " negative")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "validation", "trained", "held"),
+    [
+        (None, 0, 20, 0),
+        (None, 1, 19, 1),
+        (None, 120, 18, 2),
+        (5, 120, 5, 2),
+        (19, 2, 18, 2),
+        (30, 2, 18, 2),
+        (1, 2, 1, 2),
+    ],
+)
+def test_held_out_examples_are_not_trained_on(folder, limit, validation, trained, held):
+    one = dataset(data_dir=str(folder), limit=limit, validation=validation)
+    examples, held_out = one.examples(), one.validation_examples()
+    assert (len(examples), len(held_out)) == (trained, held)
+    assert not set(examples) & set(held_out)
+    assert held_out == one.validation_examples()
+    if limit is not None and limit + held <= 20:  # behind the training examples, which are those of no validation
+        assert examples == dataset(data_dir=str(folder), limit=limit).examples()

@@ -8,13 +8,20 @@ from spectral_ft.data.wordmath import draw_problems
 
 
 def wordmath(**options):
-    defaults = {"limit": 20, "data_seed": 3, "train_on_inputs": False, "max_length": 64, "too_long": "error"}
+    defaults = {"limit": 20, "validation": 7, "data_seed": 3, "train_on_inputs": False, "max_length": 64}
+    defaults |= {"too_long": "error"}
     return wordmath_dataset.WordMath(name="wordmath", **defaults | options)
 
 
 def test_examples_are_training_problems():
     problems = draw_problems(20, split="train", seed=3)
     assert wordmath().examples() == [(problem.question, problem.answer) for problem in problems]
+
+
+def test_held_out_examples_are_dev_problems():
+    problems = draw_problems(7, split="dev", seed=3)
+    assert wordmath().validation_examples() == [(problem.question, problem.answer) for problem in problems]
+    assert wordmath(validation=0).validation_examples() == []
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])

@@ -96,10 +96,12 @@ def test_a_matrix_of_multiplier_zero_is_not_trained(tmp_path: Path) -> None:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Forward passes of the blocks' MLPs."""
+    """Forward passes of the blocks' MLPs in training."""
     seen: list[int] = []
     forward = LlamaMLP.forward
-    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: (seen.append(1), forward(self, x))[1])
+    monkeypatch.setattr(
+        LlamaMLP, "forward", lambda self, x: (seen.extend([1] * torch.is_grad_enabled()), forward(self, x))[1]
+    )
     return seen
 
 

@@ -1,5 +1,6 @@
 """Checkpoints in mid-training; oracles: a marker file, the tensors themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,16 @@ from safetensors.torch import load_file
 from spectral_ft.errors import RunError
 from spectral_ft.training.checkpoints import (
     COMPLETE,
-    STATE,
-    WEIGHTS,
+    Origin,
     last_checkpoint,
-    load_trained,
     mark_whole,
     remove_checkpoints,
-    save_trained,
     seconds_of,
 )
+from spectral_ft.training.trained_state import STATE, WEIGHTS, load_trained, save_trained
 from tests.methods.small_bases import METHODS, adapt, frozen, logits, moved, trained
+
+ORIGIN = Origin("0123abcd", "f" * 32, {"torch": "2.13.0", "peft": "0.21.2"})
 
 
 def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
@@ -26,7 +27,7 @@ def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
     path.mkdir(parents=True)
     (path / WEIGHTS).write_bytes(b"x")
     if whole:
-        mark_whole(path, step=step, seconds=2.5)
+        mark_whole(path, step=step, seconds=2.5, origin=ORIGIN)
     return path
 
 
@@ -34,17 +35,17 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.Log
     checkpoint(tmp_path, 90, whole=True)
     expected = checkpoint(tmp_path, 100, whole=True)
     cut = [checkpoint(tmp_path, step, whole=False) for step in (999, 1000)]
-    assert last_checkpoint(tmp_path) == expected
+    assert last_checkpoint(tmp_path, ORIGIN) == expected
     assert not any(path.exists() for path in cut)
     assert "checkpoint-1000 was cut while it was written; taking the one before it" in caplog.text
     assert (tmp_path / "checkpoint-90").is_dir()
 
 
 def test_no_checkpoint_is_no_fault(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
-    assert last_checkpoint(tmp_path / "nowhere") is None
+    assert last_checkpoint(tmp_path, ORIGIN) is None
+    assert last_checkpoint(tmp_path / "nowhere", ORIGIN) is None
     checkpoint(tmp_path, 7, whole=False)
-    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path, ORIGIN) is None
 
 
 def test_the_time_so_far_is_kept(tmp_path: Path) -> None:
@@ -131,9 +132,54 @@ def test_a_state_of_more_than_tensors_and_plain_values_is_not_run(tmp_path: Path
         load_trained(model, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"seconds": "x"}'])
-def test_a_damaged_marker_is_refused(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "fault"),
+    [
+        (COMPLETE, b"{", f"has a damaged {COMPLETE}"),
+        (COMPLETE, b"{}", f"has a damaged {COMPLETE}"),
+        (COMPLETE, b'{"seconds": "x"}', f"has a damaged {COMPLETE}"),
+        (COMPLETE, b"[]", f"has a damaged {COMPLETE}"),
+        (WEIGHTS, b"", f"has a damaged {WEIGHTS}"),
+        (WEIGHTS, b"y", f"has a damaged {WEIGHTS}"),
+        (WEIGHTS, None, f"lacks {WEIGHTS}"),
+    ],
+)
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(
+    file: str, content: bytes | None, fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, damaged = (checkpoint(tmp_path, step, whole=True) for step in (3, 20))
+    (damaged / file).unlink()
+    if content is not None:
+        (damaged / file).write_bytes(content)
+    assert last_checkpoint(tmp_path, ORIGIN) == before
+    assert f"checkpoint-20 {fault}; taking the one before it" in caplog.text
+    assert not damaged.exists()
+    (before / COMPLETE).unlink()
+    assert last_checkpoint(tmp_path, ORIGIN) is None
+    assert "checkpoint-3 was cut while it was written; training from the start" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (replace(ORIGIN, run_id="beef"), "checkpoint-3 belongs to run 0123abcd, and this is run beef: remove"),
+        (
+            replace(ORIGIN, plan="e" * 32),
+            r"another plan \(fingerprint ffffffffffff\) than .* run \(eeeeeeeeeeee\): put the",
+        ),
+        (
+            replace(ORIGIN, versions={"torch": "2.14.0", "peft": "0.21.2"}),
+            "was written with torch 2.13.0, and this is torch 2.14.0, which may compute otherwise: install the former",
+        ),
+        (
+            replace(ORIGIN, versions={"torch": "2.13.0", "bitsandbytes": "1"}),
+            "with bitsandbytes absent, peft 0.21.2, and this is bitsandbytes 1, peft absent",
+        ),
+    ],
+)
+def test_a_checkpoint_from_elsewhere_is_refused(other: Origin, sentence: str, tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 3, whole=True)
-    (path / COMPLETE).write_text(text)
-    with pytest.raises(RunError, match=rf"{COMPLETE} is damaged \(.*\): remove .*checkpoint-3 and call again"):
-        seconds_of(path)
+    with pytest.raises(RunError, match=f"{sentence}.* to train anew"):
+        last_checkpoint(tmp_path, other)
+    assert path.is_dir()
+    assert last_checkpoint(tmp_path, ORIGIN) == path

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from transformers import Trainer, TrainingArguments
 
 from spectral_ft.adapters.adalora import ranks
 from spectral_ft.adapters.opening import open_adapter
-from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.errors import ConfigError, DataError, Interrupted
 from spectral_ft.methods.seam import Adapted
-from spectral_ft.training.checkpoints import last_checkpoint, seconds_of
+from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
 from spectral_ft.types import MatrixAllocation, TrainOutcome
@@ -27,6 +28,7 @@ SETTINGS = TrainingSettings(
     max_steps=12,
     batch_size=4,
     micro_batch_size=2,
+    batching="random",
     learning_rate=1e-2,
     schedule="linear",
     schedule_options={},
@@ -35,9 +37,14 @@ SETTINGS = TrainingSettings(
     max_grad_norm=1.0,
     optimizer="adamw_torch",
     activation_checkpointing=None,
+    validation_steps=None,
+    early_stopping=None,
+    keep_best=False,
     save_steps=4,
     logging_steps=1,
+    trainer_options={},
 )
+ORIGIN = Origin("run", "plan", {"torch": "2"})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,6 +112,7 @@ class Log(list[dict[str, Any]]):
 
 def run(adapted: Adapted, folder: Path, log: Log | None = None, **options: Any) -> TrainOutcome:
     defaults: dict[str, Any] = {"activation_checkpointing": False, "multipliers": {}, "seed": 3, "resume": None}
+    defaults |= {"origin": ORIGIN}
     changes = {key: options.pop(key) for key in list(options) if hasattr(SETTINGS, key) and key not in defaults}
     return train(
         adapted,
@@ -332,7 +340,7 @@ def test_a_resumed_training_equals_one_that_was_not_cut(start: str, cut: int, la
     with pytest.raises(Cut):
         run(STARTS[start](), tmp_path / "cut", Log(cut), **SHORT)
     assert not (tmp_path / "cut" / "adapter").exists()
-    resume = last_checkpoint(tmp_path / "cut" / "checkpoints")
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
     assert resume is not None and resume.name == f"checkpoint-{last}"
     before = seconds_of(resume)
     seed_everything(99)  # what a new process begins with must not matter
@@ -365,9 +373,199 @@ def broken() -> Iterator[Adapted]:
 
 def test_a_loss_that_is_no_number_stops_the_training(broken: Adapted, tmp_path: Path) -> None:
     log = Log()
-    with pytest.raises(TrainingDiverged, match=r"the training loss is nan at step 1: lower training\.learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"the training loss is nan at step 1, in the micro batch"):
         run(broken, tmp_path, log)
     assert log == [] and not (tmp_path / "adapter").exists()
+
+
+def test_a_loss_that_is_no_number_names_its_examples_before_it_reaches_a_weight(tmp_path: Path) -> None:
+    model = frozen("llama")
+    model.get_input_embeddings().weight[31] = math.nan
+    examples = Examples(24)
+    for number, row in enumerate(examples):
+        row["input_ids"] = [31 if number == 17 else min(token, 30) for token in row["input_ids"]]
+    adapted = adapt("lora", model, BASE)
+    with pytest.raises(
+        TrainingDiverged, match=r"loss is nan at step \d+, in the micro batch of .* examples (17, \d+|\d+, 17) "
+    ):
+        run(adapted, tmp_path, examples=examples)
+    assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
+
+
+# ---- how far backward goes
+
+
+def lowest(block: int) -> Adapted:
+    """LoRA on one matrix of a block of a model of four."""
+    model = frozen("llama", num_hidden_layers=4)
+    base = seen(model)
+    plan = lora().plan(
+        tuple(
+            MatrixAllocation(m.name, 2, 4.0) if m.block >= block else MatrixAllocation(m.name, 0, 0.0)
+            for m in base.matrices
+        ),
+        base,
+    )
+    return lora().adapt(model, plan, base=base, steps=4, probe=None)
+
+
+@pytest.mark.parametrize("block", [0, 2, 3])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_backward_stops_at_the_lowest_adapter(
+    block: int, checkpointing: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    adapted, passes = lowest(block), [0] * 4
+    for number, layer in enumerate(adapted.model.get_base_model().model.layers):  # type: ignore[operator]
+
+        def count(*_: object, number: int = number) -> None:
+            passes[number] += 1
+
+        layer.mlp.register_forward_pre_hook(count)
+    run(adapted, tmp_path, activation_checkpointing=checkpointing, max_steps=2)
+    assert f"backward runs through {4 - block} of 4 blocks, from model.layers.{block} up" in caplog.text
+    assert passes == [2 * 2 * (2 if checkpointing and number >= block else 1) for number in range(4)]
+
+
+# ---- looks at the validation loss
+
+
+class Losses:
+    """The losses of a validation that is planned."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def __call__(self) -> float:
+        return self.values.pop(0)
+
+
+def test_training_stops_where_the_validation_loss_no_longer_falls(tmp_path: Path) -> None:
+    log = Log()
+    looks = Losses(3.0, 2.0, 2.5, 2.0, 1.0)
+    options = {"validation_steps": 2, "early_stopping": 2, "validation_loss": looks}
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path, log, max_steps=12, **options)
+    assert outcome.steps == 8 and looks.values == [1.0]
+    assert [row["validation_loss"] for row in log if "validation_loss" in row] == [3.0, 2.0, 2.5, 2.0]
+    assert outcome.best_step is None
+
+
+def test_the_best_weights_are_kept_through_a_cut(tmp_path: Path) -> None:
+    options = {"validation_steps": 2, "keep_best": True, "max_steps": 8, "save_steps": 4}
+    short = adapt("lora", frozen("llama"), BASE)
+    run(short, tmp_path / "short", max_steps=8, save_steps=2, log=Log())
+    best = {}
+    adapted = adapt("lora", frozen("llama"), BASE)
+
+    def noted() -> float:
+        best[len(best)] = {name: parameter.detach().clone() for name, parameter in trained(adapted.model).items()}
+        return [3.0, 1.0, 2.0, 2.5][len(best) - 1]
+
+    outcome = run(adapted, tmp_path / "whole", validation_loss=noted, **options)
+    assert outcome.best_step == 4
+    for name, parameter in trained(adapted.model).items():
+        assert torch.equal(parameter, best[1][name]) and not torch.equal(parameter, best[3][name])
+    with pytest.raises(Cut):
+        cut = adapt("lora", frozen("llama"), BASE)
+        run(cut, tmp_path / "cut", Log(cut=6), validation_loss=Losses(3.0, 1.0, 2.0), **options)
+    again = adapt("lora", frozen("llama"), BASE)
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == "checkpoint-4"
+    outcome = run(again, tmp_path / "cut", validation_loss=Losses(2.0, 2.5), resume=resume, **options)
+    assert outcome.best_step == 4
+    for name, parameter in trained(again.model).items():
+        assert torch.equal(parameter, best[1][name])
+
+
+def test_looks_at_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"training\.validation_steps=2 looks at validation examples, and there are none"
+    ):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path, validation_steps=2)
+    with pytest.raises(ConfigError, match=r"training\.early_stopping=3 needs looks .* set training\.validation_steps"):
+        replace(SETTINGS, early_stopping=3)
+    with pytest.raises(ConfigError, match=r"training\.keep_best=true needs looks"):
+        replace(SETTINGS, keep_best=True)
+
+
+# ---- somebody asks it to stop
+
+
+class Asks(Log):
+    """Sends a signal when the row of a step comes."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__()
+        self.step, self.number = step, number
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        super().__call__(row)
+        if row["step"] == self.step:
+            signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_the_same_weights_after_it(number: int, tmp_path: Path) -> None:
+    whole, cut, again = (adapt("lora", frozen("llama"), BASE) for _ in range(3))
+    run(whole, tmp_path / "whole", max_steps=6, save_steps=100)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=r"stopped after step 4 of 6, and checkpoint-4 is written: the same") as stop:
+        run(cut, tmp_path / "cut", Asks(3, number), max_steps=6, save_steps=100)
+    assert stop.value.number == number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert not (tmp_path / "cut" / "adapter").exists()
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    run(again, tmp_path / "cut", resume=resume, max_steps=6, save_steps=100)
+    for name, parameter in trained(whole.model).items():
+        assert torch.equal(trained(again.model)[name], parameter)
+
+
+# ---- what the Trainer is told
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"use_liger_kernels": True}, r"use_liger_kernels is no option of the Trainer: did you mean use_liger_kernel"),
+        (
+            {"neftune_noise_alpha": 5.0, "zzz": 1},
+            r"training\.trainer_options\.zzz is no option of the Trainer: see the",
+        ),
+        (
+            {"fp16": True, "bf16": True},
+            r"the Trainer refuses these training options",
+        ),
+    ],
+)
+def test_a_trainer_option_that_is_none_is_refused(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path, trainer_options=options)
+
+
+def test_a_trainer_option_that_has_a_name_here_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training\.trainer_options\.learning_rate would override an option of this"):
+        replace(SETTINGS, trainer_options={"learning_rate": 1.0})
+
+
+def test_a_trainer_option_is_passed_through(tmp_path: Path) -> None:
+    plain, noisy = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
+    run(plain, tmp_path / "plain", max_steps=2)
+    run(noisy, tmp_path / "noisy", max_steps=2, trainer_options={"neftune_noise_alpha": 5.0})
+    assert any(
+        not torch.equal(parameter, trained(noisy.model)[name]) for name, parameter in trained(plain.model).items()
+    )
+
+
+@pytest.mark.parametrize(("processes", "accumulated"), [(1, 2), (2, 1)])
+def test_the_batch_is_divided_among_processes(processes: int, accumulated: int) -> None:
+    assert SETTINGS.accumulation(processes) == accumulated
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"batch_size=4 cannot be divided among 3 processes in micro batches of 2: .* of 6"
+    ):
+        SETTINGS.accumulation(3)
 
 
 def test_the_seed_decides_the_order_of_the_examples(tmp_path: Path) -> None:

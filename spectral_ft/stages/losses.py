@@ -1,0 +1,89 @@
+"""The losses that every training is seen by: held-out examples of its task, and text that has nothing to do with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectral_ft.processes import process_count, process_number, totals
+from spectral_ft.stages.examples import Tokenised
+from spectral_ft.storage import read_json, write_json
+from spectral_ft.types import HeldOutLoss
+
+if TYPE_CHECKING:
+    import torch
+
+    from spectral_ft.training.held_out import Loss
+
+FILE = "losses.json"
+"""In a run's folder: what the base model's losses were."""
+
+
+class HeldOutLosses:
+    """Both losses of a model while it is trained; each process measures a part."""
+
+    def __init__(self, rows: Tokenised, *, batch_size: int) -> None:
+        """Begin.
+
+        Args:
+            rows: With the held-out ones.
+            batch_size: Rows at a time.
+        """
+        self._rows = {
+            "validation": rows.validation.rows if rows.validation else [],
+            "general": rows.general,
+        }
+        self._collate = rows.collate
+        self._batch_size = batch_size
+
+    def before(self, model: "torch.nn.Module", folder: Path) -> Mapping[str, tuple[float, int]]:
+        """The base model's, measured once a run.
+
+        Args:
+            model: The base.
+            folder: Of the run.
+
+        Returns:
+            Name to mean and tokens; without what has no rows.
+        """
+        path = folder / FILE
+        if not path.exists():
+            found = {name: self.of(model, name) for name, rows in self._rows.items() if rows}
+            if process_number() == 0:
+                write_json(path, {name: [loss.mean, loss.tokens] for name, loss in found.items()})
+            return {name: (loss.mean, loss.tokens) for name, loss in found.items()}
+        return read_json(path, dict[str, tuple[float, int]])
+
+    def changes(self, before: Mapping[str, tuple[float, int]], model: "torch.nn.Module") -> Mapping[str, HeldOutLoss]:
+        """Before and after.
+
+        Args:
+            before: As `before` gave it.
+            model: Trained.
+
+        Returns:
+            Name to both; without what has no rows.
+        """
+        return {name: HeldOutLoss(mean, self.of(model, name).mean, tokens) for name, (mean, tokens) in before.items()}
+
+    def of(self, model: "torch.nn.Module", name: str) -> "Loss":
+        """One of them.
+
+        Args:
+            model: As it is.
+            name: `validation` or `general`.
+
+        Returns:
+            The loss, over the rows of all processes.
+        """
+        from spectral_ft.training.held_out import Loss, mean_loss
+
+        # By length, so that the parts take equally long.
+        rows = sorted(self._rows[name], key=lambda row: len(row["input_ids"]))[process_number() :: process_count()]
+        own = mean_loss(model, rows, self._collate, batch_size=self._batch_size)
+        total, tokens = totals([own.total, float(own.tokens)])
+        return Loss(total, int(tokens))
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any example is held out."""
+        return bool(self._rows["validation"])

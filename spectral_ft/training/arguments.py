@@ -1,0 +1,91 @@
+"""Our training options as the Trainer's arguments."""
+
+import dataclasses
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from spectral_ft.errors import ConfigError
+from spectral_ft.processes import process_count
+from spectral_ft.training.settings import TrainingSettings
+
+
+def optimizer_steps(settings: TrainingSettings, examples: int) -> int:
+    """How many optimizer steps a training takes.
+
+    Args:
+        settings: Steps or epochs, and the batch.
+        examples: In the training set.
+
+    Returns:
+        The number; the last batch of an epoch may be smaller.
+    """
+    if settings.max_steps is not None:
+        return settings.max_steps
+    micro_batches = math.ceil(examples / settings.micro_batch_size)
+    accumulated = settings.batch_size // settings.micro_batch_size
+    return math.ceil(settings.epochs * math.ceil(micro_batches / accumulated))
+
+
+def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, folder: Path) -> TrainingArguments:
+    """What the Trainer is told.
+
+    Args:
+        settings: Of the training stage.
+        steps: Optimizer steps.
+        seed: Of the order of examples and of dropout.
+        folder: Of the checkpoints.
+
+    Returns:
+        The arguments. Recomputation is left out: `backward.py` switches it on, with less to recompute.
+
+    Raises:
+        ConfigError: If the Trainer knows no such option, or refuses a value.
+    """
+    known = [field.name for field in dataclasses.fields(TrainingArguments)]
+    if unknown := sorted(settings.trainer_options.keys() - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "see the documentation of transformers.TrainingArguments."
+        )
+        raise ConfigError(f"training.trainer_options.{unknown[0]} is no option of the Trainer: {hint}")
+    options: dict[str, Any] = {
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,  # what is trained is used in every step
+    } | settings.trainer_options
+    try:
+        return TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=settings.micro_batch_size,
+            gradient_accumulation_steps=settings.accumulation(process_count()),
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            lr_scheduler_kwargs=settings.schedule_options,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            optim=settings.optimizer,
+            seed=seed,
+            data_seed=seed,
+            logging_steps=settings.logging_steps,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,  # a loss that is no number must be seen
+            save_strategy="steps",
+            save_steps=settings.save_steps,
+            save_total_limit=2,
+            dataloader_drop_last=False,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            include_num_input_tokens_seen="all" if settings.batching == "packed" else "non_padding",
+            report_to=[],
+            disable_tqdm=True,  # its bar prints every log line too; ours does not
+            **options,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"the Trainer refuses these training options: {error}") from error
