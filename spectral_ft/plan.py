@@ -24,11 +24,11 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.compose import build_experiment, build_parts
     from spectral_ft.experiment import all_parts
     from spectral_ft.reporting.plan_difference import difference, difference_table
-    from spectral_ft.reporting.plan_table import plan_table, rank_map
+    from spectral_ft.reporting.plan_table import plan_table, rank_map, step_lines
     from spectral_ft.run_folder import claimed, mark_started
     from spectral_ft.stages.allocation import plan_allocation, plan_of
     from spectral_ft.stages.base import base_model
-    from spectral_ft.stages.planning import estimated_memory, other_plan
+    from spectral_ft.stages.planning import estimated_step, other_plan
     from spectral_ft.stages.reading import what_plans_read
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -44,7 +44,9 @@ def job(config: "DictConfig") -> None:
         plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
         mark_started(folder, experiment.run_id, experiment.config)  # now the folder holds the plan of these options
         print(rank_map(plan, base.matrices))
-        print(plan_table(plan, base.matrices, estimated_memory(experiment, plan, base, found)))
+        step = estimated_step(experiment, plan, base, found)
+        print(plan_table(plan, base.matrices, step.memory if step else None))
+        print(step_lines(step)) if step else None
         if other := plan_of(rival, base, report, found) if rival else file and other_plan(file):
             print(difference_table(difference(plan, other), before="this plan", after=str(against)))
         written = [folder / "plan.json"]

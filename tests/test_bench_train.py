@@ -9,9 +9,9 @@ from torch.utils.checkpoint import checkpoint
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 from train_parts.epoch import padded_tokens, sampler
-from train_parts.gauges import digest, operations, saved_activations
+from train_parts.gauges import digest, operations, peak_of_step, saved_activations
 from train_parts.rows import PARTS, Row, all_rows
-from train_parts.verdicts import Verdict, loss_difference, ratios
+from train_parts.verdicts import Verdict, loss_difference, middle_half, ratios
 
 MIB = 2**20
 SIDE = 256
@@ -56,6 +56,20 @@ def test_operations_are_the_products_of_both_passes(batch, frozen, products):
     assert operations(Stack(frozen=frozen), batch) == pytest.approx(products * 2 * ROWS * SIDE**2 / 1e9)
 
 
+def test_the_peak_of_a_step_has_what_is_trained_its_state_and_all_that_is_alive_at_once(batch):
+    model = Stack()
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    model(**batch).loss.backward()
+    optimizer.step()
+    model.zero_grad()
+    matrix, activation = SIDE**2 * 4 / MIB, ROWS * SIDE * 4 / MIB
+    held = 3 * 2 * matrix  # weights and two moments
+    # Two outputs are there when backward begins; then at most as many gradients of activations, and those of weights.
+    found = peak_of_step(model, optimizer, batch)
+    assert held + 2 * activation < found < held + 2 * matrix + 4 * activation
+    assert peak_of_step(model, optimizer, {"x": batch["x"][:1]}) < found - activation
+
+
 def test_a_digest_sees_trained_values_and_their_names_alone():
     model = Stack(frozen=True)
     before = digest(model)
@@ -67,6 +81,10 @@ def test_a_digest_sees_trained_values_and_their_names_alone():
 
 def test_ratios_are_of_the_same_step():
     assert ratios([1.0, 4.0, 3.0], [2.0, 4.0, 1.0]) == [0.5, 1.0, 3.0]
+
+
+def test_the_middle_half_of_ratios():
+    assert middle_half([4.0, 1.0, 2.0, 3.0, 5.0]) == (3.0, 2.0, 4.0)
 
 
 def test_the_largest_difference_of_losses_may_be_on_either_side():

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count, product
 from string import ascii_lowercase
+from typing import Protocol
 
 from rich.table import Table
 
@@ -32,6 +33,36 @@ SIGNS = {
     MIXED: f"{MIXED}: several matrices that are not all in one group",
 }
 """What the signs in cells mean."""
+
+
+class Step(Protocol):
+    """What a training step takes, as `stages.planning` estimates it."""
+
+    @property
+    def memory(self) -> Mapping[str, int]:
+        """Part to bytes."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """Of one micro batch."""
+        ...
+
+    @property
+    def backward(self) -> str:
+        """How far it goes."""
+        ...
+
+    @property
+    def usual_flops(self) -> int | None:
+        """Of a backward through all blocks, where this one stops earlier."""
+        ...
+
+    @property
+    def usual_activations(self) -> int | None:
+        """Bytes, likewise."""
+        ...
+
 
 Grid = dict[tuple[int, str], list[MatrixAllocation]]
 """(block, module type) to what its matrices get; several where they are experts."""
@@ -178,6 +209,26 @@ def plan_table(plan: AllocationPlan, matrices: Sequence[MatrixShape], memory: Ma
     if memory is not None:
         facts.add_row("estimated memory, total", _size(sum(memory.values())))
     return as_text(table) + as_text(facts)
+
+
+def step_lines(step: Step) -> str:
+    """How far backward goes, and what that saves.
+
+    Args:
+        step: What a training step takes.
+
+    Returns:
+        Text for a terminal.
+    """
+    lines = [step.backward, f"{step.flops / 1e9:,.1f} GFLOP a micro batch, forward and backward"]
+    if step.usual_flops is not None and step.usual_activations is not None:
+        lines[1] += (
+            f", {step.flops / step.usual_flops:.2f} x those of a backward through all blocks; activations "
+            f"{_size(step.memory['activations'])} instead of {_size(step.usual_activations)}"
+        )
+    elif step.backward:
+        lines[1] += "; rank_policy.lowest_block=N would stop it earlier"
+    return "\n".join(lines) + "\n"
 
 
 def _headings(kinds: Sequence[str], widths: Sequence[int], *, room: int) -> list[str]:

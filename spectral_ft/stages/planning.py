@@ -1,5 +1,7 @@
-"""What `plan` tells beside the plan: the memory that training would take, and how far another plan is from it."""
+"""What `plan` tells beside the plan: what a training step would take, and how far another plan is from it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +15,37 @@ from spectral_ft.types import AllocationPlan, Probe
 if TYPE_CHECKING:
     import torch
 
+    from spectral_ft.training.footprint import MemoryEstimate
+
 OPTIMIZER_BYTES = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0, "adamw": 8.0, "lion": 4.0}
 """A trainable parameter, by a part of the optimizer's name, first match: moments in float32 or 8 bits, or none."""
 UNKNOWN_OPTIMIZER = 8.0
 
 
+@dataclass(frozen=True)
+class StepEstimate:
+    """What a training step takes."""
+
+    memory: Mapping[str, int]
+    """Part to bytes."""
+    flops: int
+    """Of one micro batch, forward and backward."""
+    backward: str
+    """A sentence: how far it goes."""
+    usual_flops: int | None
+    """If backward went down to the embeddings, as it does where activations are recomputed the usual way; None where
+    it does anyway."""
+    usual_activations: int | None
+    """Bytes, likewise."""
+
+
 def estimated_memory(
     experiment: Experiment, plan: AllocationPlan, base: BaseModel, probe: Probe | None
-) -> dict[str, int] | None:
-    """The memory of training, by part, on the model without weights.
+) -> Mapping[str, int] | None:
+    """The memory of training, by part.
 
     Args:
-        experiment: Its components; the batch is training.micro_batch_size examples of dataset.max_length tokens.
+        experiment: Its components.
         plan: What is trained.
         base: The model.
         probe: For methods that start from it.
@@ -32,11 +53,31 @@ def estimated_memory(
     Returns:
         Part to bytes; None where nothing is trained.
     """
+    step = estimated_step(experiment, plan, base, probe, compare=False)
+    return step.memory if step else None
+
+
+def estimated_step(
+    experiment: Experiment, plan: AllocationPlan, base: BaseModel, probe: Probe | None, *, compare: bool = True
+) -> StepEstimate | None:
+    """Memory and arithmetic of training, on the model without weights.
+
+    Args:
+        experiment: Its components; the batch is training.micro_batch_size examples of dataset.max_length tokens.
+        plan: What is trained.
+        base: The model.
+        probe: For methods that start from it.
+        compare: Estimate a backward pass through all blocks too, where this one stops earlier.
+
+    Returns:
+        The estimate; None where nothing is trained.
+    """
     if isinstance(experiment.method, Nothing):
         return None
     import torch
 
     from spectral_ft.models.loading import compute_device, resolve_dtype
+    from spectral_ft.training.backward import recompute_activations
     from spectral_ft.training.footprint import estimate_memory
 
     device = compute_device()
@@ -52,18 +93,31 @@ def estimated_memory(
     ]
     trained = experiment.method.adapt(model, plan, base=base, steps=1000, probe=probe)
     if _checkpointing(experiment):
-        model.gradient_checkpointing_enable()
+        recompute_activations(trained.model)
     bits = experiment.quantization.bits
     name = experiment.training.optimizer
-    estimate = estimate_memory(
-        trained.model,
-        _batch(experiment),
-        base=parameters,
-        quantized={} if bits is None else dict.fromkeys(packed, bits),
-        optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
-        autocast=None if device.type == "cpu" else dtype,
+
+    def estimate(*, through_all: bool) -> "MemoryEstimate":
+        return estimate_memory(
+            trained.model,
+            _batch(experiment),
+            base=parameters,
+            quantized={} if bits is None else dict.fromkeys(packed, bits),
+            optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
+            autocast=None if device.type == "cpu" else dtype,
+            through_all=through_all,
+        )
+
+    found = estimate(through_all=False)
+    stops_early = compare and 0 < len(found.path.passed) < len(found.path.blocks)
+    usual = estimate(through_all=True) if stops_early else None
+    return StepEstimate(
+        memory={part: getattr(found, part) for part in ("base", "adapters", "gradients", "optimizer", "activations")},
+        flops=found.flops,
+        backward=found.path.sentence,
+        usual_flops=usual.flops if usual else None,
+        usual_activations=usual.activations if usual else None,
     )
-    return {part: getattr(estimate, part) for part in ("base", "adapters", "gradients", "optimizer", "activations")}
 
 
 def other_plan(path: Path) -> AllocationPlan:

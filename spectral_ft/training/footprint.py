@@ -1,10 +1,11 @@
-"""Estimated training memory by part, from the shapes of a model: no weights, no GPU.
+"""Estimated memory and arithmetic of a training step, from the shapes of a model: no weights, no GPU.
 
 Parameters, gradients and optimizer state are counted. For the activations one forward and backward pass
 runs on fake tensors, which have a shape, a dtype and the size of their storage but no contents; every
 storage is followed from the operation that makes it until it is freed, and the largest sum alive at a time
 is the estimate. So the copies that the loss makes of the logits, blocks below the lowest adapter, shared
-storages and checkpointing need no rules of their own.
+storages and checkpointing need no rules of their own. The same pass counts floating-point operations (a
+multiplication with an addition is two), by torch's own formulas for products and attention.
 
 Attention (`sdpa`) is counted as a fused kernel, which never holds the (length x length) probabilities: what
 a GPU runs, and a CPU too where attention has no dropout.
@@ -19,15 +20,17 @@ import copy
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from spectral_ft.errors import DataError, PlanError, SpectralFTError
+from spectral_ft.training.backward import BackwardPath, watched_backward
 
 
 class MemoryNotEstimated(SpectralFTError):  # noqa: N818 - reads as what happened
@@ -51,6 +54,10 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     """All else: what backward needs, logits, temporary copies, at the worst moment."""
+    flops: int
+    """Of the products and attentions of one forward and backward pass."""
+    path: BackwardPath
+    """How far backward goes."""
 
     @property
     def total(self) -> int:
@@ -66,6 +73,7 @@ def estimate_memory(
     quantized: Mapping[str, float],
     optimizer_bytes: float,
     autocast: torch.dtype | None,
+    through_all: bool = False,
 ) -> MemoryEstimate:
     """The memory of training an adapted model on micro batches of one size.
 
@@ -80,6 +88,7 @@ def estimate_memory(
             where nothing is.
         optimizer_bytes: State a trainable parameter: 8 for AdamW in float32, 2 in 8 bits.
         autocast: Of mixed precision: bfloat16 or float16; None for none.
+        through_all: Let backward run down to the embeddings, as it does where they are told to require gradients.
 
     Returns:
         The estimate. One dequantized copy of the largest quantized matrix counts as an activation.
@@ -99,12 +108,15 @@ def estimate_memory(
         raise PlanError(f"no parameter of {type(model).__name__} is trainable: there is no training to estimate.")
     old = {id(parameter) for parameter in base.values()}
     bits = {f"{name}.weight": width for name, width in quantized.items()}
+    live, path = _step(model, batch, autocast, through_all=through_all)
     return MemoryEstimate(
         base=sum(_stored_bytes(parameter, bits.get(name)) for name, parameter in base.items()),
         adapters=sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in old),
         gradients=sum(parameter.nbytes for parameter in trainable),
         optimizer=round(optimizer_bytes * sum(parameter.numel() for parameter in trainable)),
-        activations=_peak_of_a_step(model, batch, autocast) + max((base[name].nbytes for name in bits), default=0),
+        activations=live.peak + max((base[name].nbytes for name in bits), default=0),
+        flops=live.flops,
+        path=path,
     )
 
 
@@ -112,8 +124,10 @@ def _stored_bytes(parameter: torch.nn.Parameter, bits: float | None) -> int:
     return parameter.nbytes if bits is None else round(parameter.numel() * bits / 8)
 
 
-def _peak_of_a_step(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], autocast: torch.dtype | None) -> int:
-    # Bytes beside the parameters, their gradients and the batch.
+def _step(
+    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], autocast: torch.dtype | None, *, through_all: bool
+) -> tuple["_LiveBytes", BackwardPath]:
+    # Bytes beside the parameters, their gradients and the batch; operations; and how far backward goes.
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # such as the numbers of prefix tokens
     with mode:
         fakes = {id(tensor): _fake(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -122,9 +136,18 @@ def _peak_of_a_step(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], a
     for parameter in twin.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    if through_all:
+        embeddings = cast(Any, twin).get_input_embeddings()
+        embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_(True))
     live = _LiveBytes(ignored=[*fakes.values(), *inputs.values()])
     try:
-        with mode, torch.autocast("cpu", autocast, enabled=autocast is not None), _FusedKernels(), live:
+        with (
+            watched_backward(twin) as path,
+            mode,
+            torch.autocast("cpu", autocast, enabled=autocast is not None),
+            _FusedKernels(),
+            live,
+        ):
             loss = twin(**inputs).loss  # the other outputs are let go, as the Trainer does
             if loss is None:
                 raise DataError(f"the batch has {', '.join(batch)} and so no loss: give the labels too.")
@@ -133,7 +156,7 @@ def _peak_of_a_step(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], a
         raise MemoryNotEstimated(
             f"the training memory of {type(model).__name__} cannot be estimated from its shapes: {error}"
         ) from error
-    return live.peak
+    return live, path
 
 
 def _fake(tensor: torch.Tensor) -> torch.Tensor:
@@ -145,6 +168,17 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 def _drop_gradient(parameter: torch.Tensor) -> None:
     # It is counted as a part of its own.
     parameter.grad = None
+
+
+_ATEN = torch.ops.aten
+_FLOPS: Mapping[Any, Any] = {
+    **flop_registry,
+    # The fused attention of a CPU takes the same arguments in the same order.
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
 
 
 class _FusedKernels(TorchFunctionMode):
@@ -161,17 +195,23 @@ class _FusedKernels(TorchFunctionMode):
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Sums the storages that are alive, but those of the ignored tensors."""
+    """Sums the storages that are alive, but those of the ignored tensors, and the operations that made them."""
 
     def __init__(self, *, ignored: list[torch.Tensor]) -> None:
         super().__init__()
         self.peak = 0
+        self.flops = 0
         self._now = 0
         self._known = {id(tensor.untyped_storage()) for tensor in ignored}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._add, result)
+        if count := _FLOPS.get(func.overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        if isinstance(result, torch.Tensor):
+            self._add(result)
+        else:
+            tree_map_only(torch.Tensor, self._add, result)
         return result
 
     def _add(self, tensor: torch.Tensor) -> None:
