@@ -15,6 +15,7 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.methods.eva import Eva
 from spectral_ft.methods.none import Nothing
+from spectral_ft.processes import process_count
 from spectral_ft.types import PROBE_COLUMNS
 
 
@@ -112,6 +113,11 @@ def _faults_of_training(experiment: Experiment) -> Iterator[str]:
         yield (
             f"{said} puts keys and values before the text, which training.activation_checkpointing=true would compute "
             "without: set it to false."
+        )
+    if process_count() > 1 and method.rounds > 1:
+        yield (
+            f"method.rounds={method.rounds} does not go with {process_count()} processes, which agree before the first "
+            "step on the parameters whose gradients they average: use method.rounds=1, or one process."
         )
     if experiment.training.keep_best and method.rounds > 1:
         yield (

@@ -6,6 +6,7 @@ Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: 
 
 import errno
 import gc
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from spectral_ft.configuration import CONF
 from spectral_ft.errors import Interrupted, SpectralFTError
 from spectral_ft.option_faults import explain
 from spectral_ft.option_help import help_text
+from spectral_ft.processes import is_first
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,6 +58,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
     gc.set_threshold(*SELDOM)
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
+    if not is_first():
+        os.environ["TQDM_DISABLE"] = "1"
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
         print(help_text())
@@ -69,6 +73,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
     sys.argv[0] = name
 
     def guarded(config: "DictConfig") -> Any:
+        if not is_first():
+            logging.getLogger("spectral_ft").setLevel(logging.WARNING)  # the first process tells for all
         try:
             return job(config)
         except SpectralFTError as error:

@@ -54,12 +54,13 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         )
         raise ConfigError(f"training.trainer_options.{unknown[0]} is no option of the Trainer: {hint}")
     options: dict[str, Any] = {
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # what is trained is used in every step
     } | settings.trainer_options
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
             per_device_train_batch_size=settings.micro_batch_size,
@@ -89,3 +90,10 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(f"the Trainer refuses these training options: {error}") from error
+    if arguments.world_size != process_count():
+        # Each process would train on everything, and nobody would be told.
+        raise ConfigError(
+            f"{process_count()} processes were started and the Trainer sees {arguments.world_size}: start them with "
+            "torchrun or accelerate launch, and leave training.trainer_options.use_cpu out."
+        )
+    return arguments
