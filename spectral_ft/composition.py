@@ -28,7 +28,11 @@ def check_composition(experiment: Experiment) -> None:
     Raises:
         ConfigError: If two of them do not go together; one sentence a pair.
     """
-    if wrong := [*_faults_of_plan(experiment.parts), *_faults_of_training(experiment)]:
+    if wrong := [
+        *_faults_of_plan(experiment.parts),
+        *_faults_of_training(experiment),
+        *_faults_of_processes(experiment),
+    ]:
         raise ConfigError("\n".join(wrong))
 
 
@@ -114,11 +118,6 @@ def _faults_of_training(experiment: Experiment) -> Iterator[str]:
             f"{said} puts keys and values before the text, which training.activation_checkpointing=true would compute "
             "without: set it to false."
         )
-    if process_count() > 1 and method.rounds > 1:
-        yield (
-            f"method.rounds={method.rounds} does not go with {process_count()} processes, which agree before the first "
-            "step on the parameters whose gradients they average: use method.rounds=1, or one process."
-        )
     if experiment.training.keep_best and method.rounds > 1:
         yield (
             f"training.keep_best=true does not go with method.rounds={method.rounds}: the best weights may have other "
@@ -150,6 +149,32 @@ def _faults_of_training(experiment: Experiment) -> Iterator[str]:
             f"{said} cannot train the head of a classifier, and model={experiment.model.label} is one: use a method of "
             "the LoRA family."
         )
+
+
+def _faults_of_processes(experiment: Experiment) -> Iterator[str]:
+    method, label = experiment.method, experiment.quantization.label
+    said = f"method={method.name}"
+    if process_count() > 1 and method.rounds > 1:
+        yield (
+            f"method.rounds={method.rounds} does not go with {process_count()} processes, which agree before the first "
+            "step on the parameters whose gradients they average: use method.rounds=1, or one process."
+        )
+    if experiment.training.sharded:
+        if process_count() == 1:
+            yield (
+                "training.sharded=true divides the base among processes, and this is the only one: start several with "
+                "torchrun --nproc-per-node N -m spectral_ft.run ..."
+            )
+        if method.takes.ranks != "each":
+            yield (
+                f"{said} does not go with training.sharded=true, which keeps what is trained whole in each process and "
+                "was made for LoRA: use method=lora (or another one whose matrices have ranks), or sharded=false."
+            )
+        if label != "none":
+            yield (
+                f"quantization={label} does not go with training.sharded=true: its packed weights cannot be divided. "
+                "Use quantization=none, or sharded=false."
+            )
 
 
 def _choice(component: Any) -> str:

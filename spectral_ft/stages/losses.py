@@ -21,13 +21,16 @@ FILE = "losses.json"
 class HeldOutLosses:
     """Both losses of a model while it is trained; each process measures a part."""
 
-    def __init__(self, rows: Tokenised, *, batch_size: int) -> None:
+    def __init__(self, rows: Tokenised, *, batch_size: int, divided: bool) -> None:
         """Begin.
 
         Args:
             rows: With the held-out ones.
             batch_size: Rows at a time.
+            divided: Each process measures a part of the rows. A sharded model needs all processes for each batch, so
+                there each measures all.
         """
+        self._parts = process_count() if divided else 1
         self._rows = {
             "validation": rows.validation.rows if rows.validation else [],
             "general": rows.general,
@@ -78,10 +81,12 @@ class HeldOutLosses:
         from spectral_ft.training.held_out import Loss, mean_loss
 
         # By length, so that the parts take equally long.
-        rows = sorted(self._rows[name], key=lambda row: len(row["input_ids"]))[process_number() :: process_count()]
+        rows = sorted(self._rows[name], key=lambda row: len(row["input_ids"]))
+        rows = rows[process_number() % self._parts :: self._parts]
         own = mean_loss(model, rows, self._collate, batch_size=self._batch_size)
         total, tokens = totals([own.total, float(own.tokens)])
-        return Loss(total, int(tokens))
+        measured_by = process_count() // self._parts
+        return Loss(total / measured_by, int(tokens) // measured_by)
 
     @property
     def has_validation(self) -> bool:

@@ -105,7 +105,7 @@ def train_adapter(
     plan = stood.plan if stood else plan
     with _memory_explained(experiment, plan, base, probe):
         model = load_base(experiment, checkpoint)
-        losses = HeldOutLosses(rows, batch_size=max(8, settings.micro_batch_size))
+        losses = HeldOutLosses(rows, batch_size=max(8, settings.micro_batch_size), divided=not settings.sharded)
         before = losses.before(model, folder)
         seed_everything(experiment.seed)
         trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
@@ -145,7 +145,7 @@ def train_adapter(
         changes = losses.changes(before, trained.model)
     outcome = replace(
         outcome,
-        rounds=rounds.finish(),
+        rounds=rounds.finish() if is_first() else (),
         validation_loss=changes.get("validation"),
         general_loss=changes.get("general"),
     )

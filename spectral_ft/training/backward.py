@@ -51,7 +51,7 @@ def watched_backward(model: torch.nn.Module) -> Iterator[BackwardPath]:
     Yields:
         What was seen; empty before the first forward pass with gradients.
     """
-    core = _pretrained(model)  # which has the names of the checkpoint
+    core = pretrained(model)  # which has the names of the checkpoint
     blocks = {name: module for name, module in core.named_modules() if isinstance(module, GradientCheckpointingLayer)}
     path = BackwardPath(list(blocks))
     seen: set[str] = set()
@@ -82,7 +82,7 @@ def recompute_activations(model: torch.nn.Module) -> None:
     Raises:
         ConfigError: If its architecture cannot.
     """
-    core = _pretrained(model)
+    core = pretrained(model)
     if not core.supports_gradient_checkpointing:
         raise ConfigError(
             f"{type(core).__name__} cannot recompute activations: set training.activation_checkpointing=false."
@@ -91,6 +91,14 @@ def recompute_activations(model: torch.nn.Module) -> None:
     core.disable_input_require_grads()
 
 
-def _pretrained(model: torch.nn.Module) -> PreTrainedModel:
+def pretrained(model: torch.nn.Module) -> PreTrainedModel:
+    """The base model inside an adapted one.
+
+    Args:
+        model: Adapted, by PEFT or in place.
+
+    Returns:
+        The base, its modules as they were adapted.
+    """
     unwrap = getattr(model, "get_base_model", None)
     return cast(PreTrainedModel, unwrap() if unwrap else model)

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from spectral_ft.processes import is_first, totals
 from spectral_ft.training.backward import watched_backward
 from spectral_ft.training.checkpoints import Origin, mark_whole
 from spectral_ft.training.interruption import Noted
+from spectral_ft.training.sharding import average_gradients
 from spectral_ft.training.trained_state import load_trained, save_trained
 from spectral_ft.training.validation import Validation
 
@@ -104,6 +105,7 @@ class AdapterTrainer(Trainer):
         sampler: Sampler[int] | None,
         collate: Callable[..., Any],
         optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
+        sharded: bool,
         **options: Any,
     ) -> None:
         """Begin.
@@ -113,6 +115,7 @@ class AdapterTrainer(Trainer):
             sampler: The order of the examples; None shuffles them.
             collate: Rows to a batch.
             optimizer: Makes it, once the model is where it will be trained.
+            sharded: Whether the base is divided among the processes.
             **options: Of the Trainer.
         """
 
@@ -121,6 +124,8 @@ class AdapterTrainer(Trainer):
             return {**batch, NUMBERS: torch.tensor([number for number, _ in rows])}
 
         super().__init__(data_collator=numbered, **options)
+        if sharded:
+            self.is_distributed_loading_by_transformers = True  # so that nothing is wrapped around it again
         self._trained = trained
         self._sampler = sampler
         self._make_optimizer = optimizer
@@ -128,6 +133,13 @@ class AdapterTrainer(Trainer):
         """Not wrapped."""
         self.last_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
         """Of the micro batches of this step: the examples' numbers and the loss."""
+
+    def _sync_replicated_trainable_parameters(self, model: torch.nn.Module) -> None:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        average_gradients(trained, at_end_of_step=lambda: bool(self.accelerator.sync_gradients))
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        return nullcontext()  # the base, which is what is sharded, has no gradient
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler or super()._get_train_sampler(train_dataset)

@@ -61,6 +61,7 @@ class TrainingSettings:
     max_grad_norm: Annotated[float, Field(gt=0)]
     optimizer: str
     activation_checkpointing: bool | None
+    sharded: bool
     validation_steps: Count | None
     early_stopping: Count | None
     keep_best: bool

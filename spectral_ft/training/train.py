@@ -18,13 +18,14 @@ from spectral_ft.errors import DataError, Interrupted
 from spectral_ft.processes import is_first, totals
 from spectral_ft.storage import replacing
 from spectral_ft.training.arguments import optimizer_steps, trainer_arguments
-from spectral_ft.training.backward import recompute_activations
+from spectral_ft.training.backward import pretrained, recompute_activations
 from spectral_ft.training.checkpoints import Origin, seconds_of
 from spectral_ft.training.interruption import signals_noted
 from spectral_ft.training.loop import AdapterTrainer, LogRow, NumberedExamples, Rounds, Trained, TrainingDiverged, Watch
 from spectral_ft.training.memory import peak_device_bytes, peak_process_bytes
 from spectral_ft.training.optimizer import build_optimizer
 from spectral_ft.training.settings import TrainingSettings
+from spectral_ft.training.sharding import shard_base
 from spectral_ft.training.validation import Validation
 from spectral_ft.types import TrainOutcome
 
@@ -102,6 +103,8 @@ def train(
     arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints")
     if activation_checkpointing:
         recompute_activations(model)
+    if settings.sharded:
+        shard_base(pretrained(model))
     validation = Validation(
         validation_loss or (lambda: float("nan")),
         model,
@@ -114,6 +117,7 @@ def train(
         sampler=sampler,
         collate=collate,
         optimizer=lambda wrapped: build_optimizer(wrapped, arguments, multipliers, possible=possible_multipliers),
+        sharded=settings.sharded,
         model=model,
         args=arguments,
         train_dataset=NumberedExamples(examples),

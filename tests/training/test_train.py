@@ -37,6 +37,7 @@ SETTINGS = TrainingSettings(
     max_grad_norm=1.0,
     optimizer="adamw_torch",
     activation_checkpointing=None,
+    sharded=False,
     validation_steps=None,
     early_stopping=None,
     keep_best=False,
