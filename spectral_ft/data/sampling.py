@@ -27,6 +27,66 @@ MEGA_BATCHES = 4
 T = TypeVar("T")
 
 
+FILL = -1
+"""Stands for no example: what fills the last batch of several processes, and is not learnt from."""
+
+
+class RandomOrder(torch.utils.data.Sampler[int]):
+    """Indices of examples in a random order, the one of accelerate's `SeedableRandomSampler`.
+
+    Args:
+        count: Of the examples.
+        seed: Of the order.
+    """
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count = count
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next iteration gives.
+
+        Args:
+            epoch: From 0.
+        """
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        yield from _permutation(self._count, torch.Generator().manual_seed(self._seed + self._epoch))
+
+
+class Filled(torch.utils.data.Sampler[int]):
+    """An order whose last batch is filled up, so that several processes divide it evenly and learn nothing twice.
+
+    Args:
+        order: Of an epoch.
+        multiple: Of how many its length shall be one.
+    """
+
+    def __init__(self, order: "RandomOrder | LengthGroupedSampler", *, multiple: int) -> None:
+        self._order = order
+        self._multiple = multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next iteration gives.
+
+        Args:
+            epoch: From 0.
+        """
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._multiple) * self._multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order
+        yield from [FILL] * (len(self) - len(self._order))
+
+
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """Indices of examples, those of a batch of like lengths.
 

@@ -161,19 +161,21 @@ def train_adapter(
 
 def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any, Any]:
     # How examples become batches, and in which order they come.
-    settings = experiment.training
+    from spectral_ft.data.collation import PackedBatch
+    from spectral_ft.data.sampling import Filled, LengthGroupedSampler, RandomOrder
+    from spectral_ft.models.packing import check_boundaries
+
+    settings, collate = experiment.training, rows.collate
+    order: RandomOrder | LengthGroupedSampler = RandomOrder(len(rows.training), seed=experiment.seed)
     if settings.batching == "length":
-        from spectral_ft.data.sampling import LengthGroupedSampler
-
         lengths = [len(row["input_ids"]) for row in rows.training.rows]
-        return rows.collate, LengthGroupedSampler(lengths, batch_size=settings.batch_size, seed=experiment.seed)
+        order = LengthGroupedSampler(lengths, batch_size=settings.batch_size, seed=experiment.seed)
     if settings.batching == "packed":
-        from spectral_ft.data.collation import PackedBatch
-        from spectral_ft.models.packing import check_boundaries
-
         check_boundaries(model)
-        return PackedBatch(), None
-    return rows.collate, None
+        collate = PackedBatch()
+    if process_count() > 1 and experiment.model.kind == "causal_lm":  # the others' loss is a mean over a micro batch
+        return collate, Filled(order, multiple=settings.micro_batch_size * process_count())
+    return collate, order
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""Runs of two processes; oracle: the same run by one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import REPOSITORY
+
+QUICK = (
+    "training.max_steps=10",
+    "training.save_steps=4",
+    "training.logging_steps=1",
+    "training.micro_batch_size=4",
+    "dataset.limit=100",
+    "dataset.validation=30",
+    "benchmark.limit=8",
+    "figures=false",
+)
+SETUPS = {
+    "lora": ("method=lora", "training.batching=length"),
+    "alors": ("method=alors",),
+    "sgm": ("method=sgm", "grouping.threshold=0.05", "grouping.snr_threshold=1.0", "rank_policy=uniform"),
+    "adalora": ("method=adalora", "method.interval=2"),
+    "qlora": ("method=lora", "quantization=nf4"),
+    "sharded lora": ("method=lora", "training.sharded=true"),
+    "sharded sgm": (
+        *("method=sgm", "grouping.threshold=0.05", "grouping.snr_threshold=1.0", "rank_policy=uniform"),
+        "training.sharded=true",
+    ),
+    "recomputing": ("method=lora", "rank_policy.lowest_block=2", "training.activation_checkpointing=true"),
+}
+
+
+def start(folder: Path, cache_folder: Path, *options: str, processes: int) -> "subprocess.Popen[str]":
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, "-m", "spectral_ft.run", f"hydra.run.dir={folder}", *QUICK, *options]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "SPECTRAL_FT_CACHE": str(cache_folder),
+        "WANDB_MODE": "disabled",
+    }
+    return subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: "subprocess.Popen[str]") -> str:
+    _, told = process.communicate(timeout=250)
+    assert process.returncode == 0, told[-3000:]
+    return told
+
+
+def losses(run: Path) -> list[float]:
+    rows = map(json.loads, (run / "train.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def run(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("one")
+        ended(start(folder / "run", folder / "cache", *options, processes=1))
+        return folder / "run"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "lora" else [pytest.mark.slow]) for name in SETUPS]
+)
+def test_two_processes_train_what_one_does(name: str, by_one: Any, tmp_path: Path) -> None:
+    options = SETUPS[name]
+    one = by_one(*(each for each in options if "sharded" not in each))
+    two = tmp_path / "run"
+    told = ended(start(two, tmp_path / "cache", *options, processes=2))
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert len(losses(two)) == 10
+    mine, others = (json.loads((run / "train.json").read_text()) for run in (two, one))
+    for loss in ("validation_loss", "general_loss"):
+        assert mine[loss]["tokens"] == others[loss]["tokens"]
+        assert mine[loss]["before"] == pytest.approx(others[loss]["before"], abs=1e-5)
+        assert mine[loss]["after"] == pytest.approx(others[loss]["after"], abs=1e-3)
+    assert mine["trainable_parameters"] == others["trainable_parameters"]
+    assert 0 <= mine["tokens"] - others["tokens"] <= 2 * 4  # what fills the last batch is read too
+    # Everything but the training was done, and told, once.
+    for once in ("allocated", "trained 10 steps", "scored wordmath (base)", "scored wordmath (tuned)"):
+        assert told.count(once) == 1
+    plans = [json.loads((run / "plan.json").read_text()) for run in (two, one)]
+    assert plans[0] == plans[1]
+    if "sgm" in name:
+        assert any(allocation["group"] for allocation in plans[0]["allocations"])
+    for key, tensor in load_file(one / "adapter" / "adapter_model.safetensors").items():
+        found = load_file(two / "adapter" / "adapter_model.safetensors")[key]
+        assert (found - tensor).abs().max() < 1e-4, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["random", "length"])
+def test_two_processes_stop_together_and_go_on(batching: str, by_one: Any, tmp_path: Path) -> None:
+    """In the middle of the second epoch."""
+    options = ("dataset.limit=48", f"training.batching={batching}", "training.save_steps=100", "method.dropout=0.1")
+    one, run = by_one(*options), tmp_path / "run"
+    process = start(run, tmp_path / "cache", *options, processes=2)
+    deadline = time.monotonic() + 200
+    while len(losses(run) if (run / "train.jsonl").exists() else []) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=100)
+    written = list(run.glob("checkpoints/*/complete.json"))
+    if not (run / "train.json").exists():
+        assert len(written) == 1 and "the same command goes on from there" in told
+        assert f"resuming the training at {written[0].parent.name}" in ended(
+            start(run, tmp_path / "cache", *options, processes=2)
+        )
+    whole = tmp_path / "whole"
+    ended(start(whole, tmp_path / "cache", *options, processes=2))
+    assert losses(run) == losses(whole)
+    assert losses(whole) == pytest.approx(losses(one), rel=0.2)  # dropout draws otherwise in each process
+
+
+def test_a_fault_of_the_first_process_ends_all(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", tmp_path / "cache", "rank_policy.rank=5000", processes=2)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert told.count("error: ") == 1 and "rank" in told.split("error: ")[1].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("training.batch_size=6", "training.micro_batch_size=6"), "batch_size=6 cannot be divided among 2"),
+        (("method=alors", "method.rounds=2"), "method.rounds=2 does not go with 2 processes"),
+        (
+            ("training.sharded=true", "quantization=nf4"),
+            "quantization=nf4-double does not go with training.sharded=true",
+        ),
+        (("training.sharded=true", "method=spectrum"), "method=spectrum does not go with training.sharded=true"),
+    ],
+)
+def test_what_two_processes_cannot_do_is_a_sentence(
+    options: tuple[str, ...],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    from spectral_ft import run
+    from tests.conftest import call_entry
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("spectral_ft.pipeline.meet", lambda: None)
+    assert call_entry(run.main, f"hydra.run.dir={tmp_path / 'run'}", *options) == 1
+    assert sentence in capfd.readouterr().err
+
+
+def test_one_process_cannot_divide_a_base(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from spectral_ft import run
+    from tests.conftest import call_entry
+
+    assert call_entry(run.main, f"hydra.run.dir={tmp_path / 'run'}", "training.sharded=true") == 1
+    assert "training.sharded=true divides the base among processes, and this is the only one" in capfd.readouterr().err
