@@ -19,6 +19,8 @@ from transformers.utils import logging as library_log
 from spectral_ft.errors import CheckpointError
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
 from spectral_ft.models.kinds import Kind, padding_side
+from spectral_ft.models.quantization import check_supported
+from spectral_ft.models.slow_dtype import WORTH_SAYING, slowdown
 from spectral_ft.models.soundness import check_finite, fresh_parameters
 
 if TYPE_CHECKING:
@@ -93,14 +95,19 @@ def load_model(
     """
     device = compute_device()
     precision = resolve_dtype(dtype, device)
-    if precision == torch.bfloat16 and device.type == "cpu":
-        log.warning("bfloat16 was asked for on a CPU: without bf16 units it can be many times slower than float32")
+    if precision == torch.bfloat16 and device.type == "cpu" and (factor := slowdown(precision)) > WORTH_SAYING:
+        log.warning(
+            "bfloat16 products take %.0f times as long as float32 on this CPU (measured): set model.dtype=float32",
+            factor,
+        )
     config = configuration(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
     heads: tuple[str, ...] = ()
     if kind == "classifier":
         bare = blueprint(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
         heads = head_modules(bare, kind=kind)
     packing = quantization.load_options(precision)
+    if packing is not None:
+        check_supported(device)
     if packing is not None and heads:
         packing.llm_int8_skip_modules = list(heads)  # it is trained as a whole
     try:

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from spectral_ft.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig
 
+OLDEST_GPU = (6, 0)
+"""CUDA compute capability from which bitsandbytes has 4-bit and 8-bit kernels (its installation guide)."""
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -105,3 +109,26 @@ class Int8:
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
+
+
+def check_supported(device: "torch.device") -> None:
+    """Whether bitsandbytes can pack weights on a device.
+
+    Args:
+        device: Where the model will run.
+
+    Raises:
+        ConfigError: If it knows no such device, or the GPU is too old.
+    """
+    import bitsandbytes
+    import torch
+
+    remedy = "use quantization=none, or another device"
+    if device.type not in bitsandbytes.supported_torch_devices:
+        known = ", ".join(sorted(bitsandbytes.supported_torch_devices))
+        raise ConfigError(f"bitsandbytes cannot pack weights on {device.type}, only on {known}: {remedy}.")
+    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < OLDEST_GPU:
+        raise ConfigError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {found[0]}.{found[1]}, and packed weights "
+            f"need {OLDEST_GPU[0]}.{OLDEST_GPU[1]}: {remedy}."
+        )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Trainer, TrainingArguments
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 from spectral_ft.data import rows
 from spectral_ft.data.files import read_rows, to_items
 from spectral_ft.data.prompts import question
-from spectral_ft.data.sampling import MEGA_BATCH, LengthGroupedSampler
+from spectral_ft.data.sampling import FILL, MEGA_BATCH, Filled, LengthGroupedSampler, RandomOrder
 from tests.conftest import EMBEDDED
 from tests.oracles import law
 
@@ -179,3 +180,27 @@ def test_a_resumed_training_reads_the_rest_in_the_same_order(tmp_path: Path, ste
     assert whole == [index for epoch in range(3) for index in order(lengths, batch_size=8, epoch=epoch)]
     done = {6: 30 + 16, 8: 60}[step]
     assert trained(tmp_path / f"checkpoint-{step}") == whole[done:]
+
+
+# ---- random, and of several processes
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_the_random_order_is_accelerates_own(epoch: int) -> None:
+    theirs = SeedableRandomSampler(range(23), generator=torch.Generator(), data_seed=7)
+    theirs.set_epoch(epoch)
+    ours = RandomOrder(23, seed=7)
+    ours.set_epoch(epoch)
+    assert list(ours) == list(theirs) and len(ours) == 23
+
+
+@given(st.integers(1, 40), st.integers(1, 9))
+def test_the_last_batch_is_filled_and_nothing_comes_twice(count: int, multiple: int) -> None:
+    filled = Filled(RandomOrder(count, seed=3), multiple=multiple)
+    filled.set_epoch(2)
+    alone = RandomOrder(count, seed=3)
+    alone.set_epoch(2)
+    found = list(filled)
+    assert len(found) == len(filled) and len(found) % multiple == 0 and len(found) - count < multiple
+    assert found[:count] == list(alone)
+    assert set(found[count:]) <= {FILL}

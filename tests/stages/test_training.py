@@ -16,8 +16,9 @@ from spectral_ft.errors import DataError
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
-from spectral_ft.stages.training import check_data, train_adapter
+from spectral_ft.stages.training import OutOfMemory, check_data, train_adapter
 from spectral_ft.storage import read_json
+from spectral_ft.training import held_out
 from spectral_ft.types import AllocationPlan, MatrixAllocation, TrainOutcome
 from tests.conftest import call_entry
 from tests.test_compose import built
@@ -189,3 +190,57 @@ def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left >= {"plan.json", "scores.json", "samples", "result.json"}
     assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}
+
+
+# ---- what a run measures, and how it ends
+
+
+def test_both_losses_are_measured_once_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    mean_loss = held_out.mean_loss
+    monkeypatch.setattr(held_out, "mean_loss", lambda *a, **k: (measured.append(1), mean_loss(*a, **k))[1])
+    outcome, _, _ = trained(tmp_path, "dataset.validation=5")
+    assert len(measured) == 4
+    assert outcome is not None and outcome.validation_loss is not None and outcome.general_loss is not None
+    assert outcome.general_loss.before == pytest.approx(0.6934, abs=1e-3) and outcome.general_loss.tokens == 4917
+    assert outcome.validation_loss.before > 3 > outcome.general_loss.after
+    assert outcome.validation_loss.after != outcome.validation_loss.before
+    (tmp_path / "train.json").unlink()
+    again, _, _ = trained(tmp_path, "dataset.validation=5")
+    assert len(measured) == 4 + 2  # the base was not measured again
+    assert again is not None and again.validation_loss == outcome.validation_loss
+
+
+def test_nothing_held_out_is_no_loss(tmp_path: Path) -> None:
+    outcome, _, _ = trained(tmp_path, "dataset.validation=0", "general_text=none")
+    assert outcome is not None and (outcome.validation_loss, outcome.general_loss) == (None, None)
+
+
+def test_running_out_of_memory_tells_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+
+    monkeypatch.setattr("spectral_ft.training.train.train", full)
+    sentence = (
+        r"ran out of memory with micro batches of 4 x 128 tokens; the plan was estimated at 0\.\d GiB \(base 0\.0, "
+        r"adapters 0\.0, gradients 0\.0, optimizer 0\.0, activations 0\.\d\): lower training\.micro_batch_size or "
+        r"dataset\.max_length, .* \(CUDA out of memory\. Tried to allocate 20 GiB\.\)"
+    )
+    with pytest.raises(OutOfMemory, match=sentence):
+        trained(tmp_path)
+
+
+@pytest.mark.parametrize("batching", ["length", "packed"])
+def test_every_batching_trains(batching: str, tmp_path: Path) -> None:
+    outcome, _, _ = trained(tmp_path, f"training.batching={batching}")
+    assert outcome is not None and outcome.steps == 1 and 3 < outcome.first_loss < 5
+    assert outcome.tokens > 0
+
+
+def test_learning_rates_by_a_column_reach_the_optimizer(tmp_path: Path) -> None:
+    _, plan, _ = trained(tmp_path, "lr_by=temp_balance")
+    multipliers = {a.name: a.lr_multiplier for a in plan.adapted}
+    assert (
+        min(multipliers.values()) == 0.5 and max(multipliers.values()) == 1.5 and len(set(multipliers.values())) == 28
+    )
+    assert first_steps(tmp_path) == pytest.approx({name: RATE * m for name, m in multipliers.items()}, rel=1e-3)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -364,3 +365,26 @@ def test_code_that_reads_values_is_refused():
     model = Reading(4)
     with pytest.raises(MemoryNotEstimated, match="the training memory of Reading cannot be estimated from its shapes"):
         estimate(model, {"x": torch.ones(3, 4)}, dict(model.named_parameters()))
+
+
+# ---- arithmetic, and how far backward goes
+
+
+def test_operations_are_those_of_torchs_own_counter() -> None:
+    model, base = adapted(AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32))
+    with FlopCounterMode(display=False) as counter:
+        model.train()(**TEXT).loss.backward()
+    attention = 4 * 4 * 128 * 128 * 192 * 4  # fused on a CPU, which that counter leaves out: 2 products a block ...
+    found = estimate(model, TEXT, base)
+    assert found.flops == counter.get_total_flops() + attention + attention * 5 // 2  # ... and 5 of backward
+
+
+def test_where_backward_stops_is_seen() -> None:
+    model, base = tiny_on_meta(layers_to_transform=[2, 3], layers_pattern="layers")
+    early = estimate(model, TEXT, base)
+    assert early.path.blocks == [f"model.layers.{number}" for number in range(4)]
+    assert early.path.passed == ["model.layers.2", "model.layers.3"]
+    assert early.path.sentence == "backward runs through 2 of 4 blocks, from model.layers.2 up"
+    through = estimate_memory(model, TEXT, base=base, quantized={}, optimizer_bytes=8, autocast=None, through_all=True)
+    assert through.path.passed == through.path.blocks
+    assert through.flops > 1.2 * early.flops and through.activations > early.activations
