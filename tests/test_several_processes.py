@@ -29,7 +29,7 @@ SETUPS = {
     "lora": ("method=lora", "training.batching=length"),
     "alors": ("method=alors",),
     "sgm": ("method=sgm", "grouping.threshold=0.05", "grouping.snr_threshold=1.0", "rank_policy=uniform"),
-    "adalora": ("method=adalora", "method.interval=2"),
+    "adalora": ("method=adalora", "method.interval=2", "dataset.limit=96"),  # whole batches: see docs/log.md
     "qlora": ("method=lora", "quantization=nf4"),
     "sharded lora": ("method=lora", "training.sharded=true"),
     "sharded sgm": (

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as library_log
 
-from spectral_ft.errors import CheckpointError
+from spectral_ft.errors import CheckpointError, ConfigError
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
 from spectral_ft.models.kinds import Kind, padding_side
 from spectral_ft.models.quantization import check_supported
@@ -75,6 +75,7 @@ def load_model(
     dtype: Literal["auto", "float32", "bfloat16"],
     trust_remote_code: bool,
     head_seed: int = 0,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """A model in evaluation mode, its parameters frozen.
 
@@ -85,6 +86,7 @@ def load_model(
         quantization: Precision of the block matrices; a classifier's head keeps `dtype`.
         dtype: Of everything else, and of the matrices where they are not quantized.
         trust_remote_code: Run code that comes with the checkpoint.
+        attention: Implementation, as transformers calls it; None: its own choice.
         head_seed: Of a classifier's head where the checkpoint has none; no other random state is touched.
 
     Returns:
@@ -92,6 +94,7 @@ def load_model(
 
     Raises:
         CheckpointError: If the files do not make such a model, or a weight is NaN or infinite.
+        ConfigError: If packed weights or the attention cannot be had on this machine.
     """
     device = compute_device()
     precision = resolve_dtype(dtype, device)
@@ -118,11 +121,17 @@ def load_model(
                 dtype=precision,
                 quantization_config=packing,
                 device_map={"": device},
+                attn_implementation=attention,
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # they are told below, with both shapes
                 output_loading_info=True,
             )
+    except ImportError as error:
+        raise ConfigError(
+            f"model.attention={attention} or quantization needs a package that is not here ({error}): install it, or "
+            "leave the option out."
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder} could not be loaded as model.kind={kind}: {error}") from error
     fresh = fresh_parameters(model, told, heads=heads, folder=folder)

@@ -26,6 +26,8 @@ class ModelSource:
     labels: list[str] | None
     """Of a classifier, in the order of their ids."""
     dtype: Literal["auto", "float32", "bfloat16"]
+    attention: str | None
+    """Implementation, as transformers calls it; None: its own choice."""
     trust_remote_code: bool
 
     def __post_init__(self) -> None:

@@ -74,5 +74,6 @@ def load_base(experiment: Experiment, checkpoint: Checkpoint) -> "PreTrainedMode
         head_seed=experiment.seed,
         quantization=experiment.quantization,
         dtype=source.dtype,
+        attention=source.attention,
         trust_remote_code=source.trust_remote_code,
     )

@@ -89,6 +89,12 @@ def recompute_activations(model: torch.nn.Module) -> None:
         )
     core.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     core.disable_input_require_grads()
+    for block in core.modules():
+        if isinstance(block, GradientCheckpointingLayer):
+            for module in block.modules():
+                if module is not block and hasattr(module, "gradient_checkpointing"):
+                    # T5's attention lets its position bias require a gradient where this is set, frozen or not.
+                    module.gradient_checkpointing = False
 
 
 def pretrained(model: torch.nn.Module) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from spectral_ft.models.source import FILES, ModelSource
 
 def source(**options):
     nothing = {"name": None, "id": None, "revision": None, "path": None, "kind": "causal_lm", "labels": None}
-    return ModelSource(**nothing | {"dtype": "auto", "trust_remote_code": False} | options)
+    return ModelSource(**nothing | {"dtype": "auto", "attention": None, "trust_remote_code": False} | options)
 
 
 def test_a_model_needs_a_source():
