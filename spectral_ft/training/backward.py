@@ -94,7 +94,7 @@ def recompute_activations(model: torch.nn.Module) -> None:
             for module in block.modules():
                 if module is not block and hasattr(module, "gradient_checkpointing"):
                     # T5's attention lets its position bias require a gradient where this is set, frozen or not.
-                    module.gradient_checkpointing = False
+                    module.gradient_checkpointing = False  # type: ignore[assignment]
 
 
 def pretrained(model: torch.nn.Module) -> PreTrainedModel:
