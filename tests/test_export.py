@@ -232,7 +232,7 @@ def test_a_checkpoint_that_is_packed_itself_is_dequantized(tmp_path: Path, expor
 
 @pytest.mark.parametrize("method", ["lora", "ln_tuning"])
 def test_a_classifier_keeps_its_head(method: str, tmp_path: Path, exporter: Exporter) -> None:
-    kind = ("model.kind=classifier", "model.labels=[no,yes]", "dataset=sst2", "benchmark=sst2")
+    kind = ("general_text=none", "model.kind=classifier", "model.labels=[no,yes]", "dataset=sst2", "benchmark=sst2")
     run = made(tmp_path / "run", f"method={method}", *kind)
     called = exporter(f"run={run}", "to=[merged,peft]")
     assert called.code == 0, called.err
@@ -249,7 +249,9 @@ def test_a_seq2seq_model_is_one_again(tmp_path: Path, exporter: Exporter) -> Non
     model_of("t5", vocab_size=166, decoder_start_token_id=0).save_pretrained(folder)
     for file in EMBEDDED.glob("tokenizer*"):
         shutil.copy(file, folder)
-    run = made(tmp_path / "run", f"model.path={folder}", "model.kind=seq2seq", "rank_policy.rank=2")
+    run = made(
+        tmp_path / "run", f"model.path={folder}", "model.kind=seq2seq", "general_text=none", "rank_policy.rank=2"
+    )
     called = exporter(f"run={run}", "to=merged")
     assert called.code == 0, called.err
     adapted = PeftModel.from_pretrained(stock(folder, AutoModelForSeq2SeqLM), run / "adapter").eval()

@@ -140,7 +140,14 @@ def test_plans_survive_their_file(folder, plan):
 @given(st.lists(rounds, max_size=2).map(tuple))
 def test_the_rounds_of_a_training_survive_their_file(folder, drawn):
     counts = {"steps": 9, "tokens": 9, "peak_memory_bytes": 9, "trainable_parameters": 9, "examples": 9}
-    numbers = {"first_loss": 0.5, "final_loss": 0.25, "seconds": 1.5, "tokens_per_second": 6.0}
+    counts |= {"peak_device_bytes": None}
+    numbers = {
+        "samples_per_second": 1.5,
+        "first_loss": 0.5,
+        "final_loss": 0.25,
+        "seconds": 1.5,
+        "tokens_per_second": 6.0,
+    }
     written = TrainOutcome(adapter=None, **counts, **numbers, truncated_examples=0, dropped_examples=0, rounds=drawn)
     write_json(folder / "train.json", written)
     assert read_json(folder / "train.json", TrainOutcome) == written
