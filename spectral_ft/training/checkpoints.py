@@ -94,13 +94,25 @@ def seconds_of(checkpoint: Path | None) -> float:
     return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"]) if checkpoint else 0.0
 
 
+def step_of(checkpoint: Path) -> int:
+    """After which step a checkpoint was written.
+
+    Args:
+        checkpoint: A whole one.
+
+    Returns:
+        Number of finished optimizer steps.
+    """
+    return int(json.loads((checkpoint / COMPLETE).read_text())["step"])
+
+
 def _fault(checkpoint: Path) -> str | None:
     # Why nothing can be read from it; None where all is well.
     if not (checkpoint / COMPLETE).is_file():
         return "was cut while it was written"
     try:
         told = json.loads((checkpoint / COMPLETE).read_text())
-        float(told["seconds"]), Origin(**told["origin"])
+        int(told["step"]), float(told["seconds"]), Origin(**told["origin"])
         for name, digest in told["files"].items():
             if not (checkpoint / name).is_file():
                 return f"lacks {name}"

@@ -161,6 +161,15 @@ class AdapterTrainer(Trainer):
             self.optimizer = self.own_optimizer = self._make_optimizer(self._trained.model if model is None else model)
         return self.optimizer
 
+    def take_up(self, checkpoint: Path) -> None:
+        """Be where a training was that had ended already.
+
+        Args:
+            checkpoint: Its last one.
+        """
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
     def begin_epoch(self, epoch: int) -> None:
         """Choose the order of the examples.
 

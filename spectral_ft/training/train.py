@@ -19,7 +19,7 @@ from spectral_ft.processes import is_first, totals
 from spectral_ft.storage import replacing
 from spectral_ft.training.arguments import optimizer_steps, trainer_arguments
 from spectral_ft.training.backward import pretrained, recompute_activations
-from spectral_ft.training.checkpoints import Origin, seconds_of
+from spectral_ft.training.checkpoints import Origin, seconds_of, step_of
 from spectral_ft.training.interruption import signals_noted
 from spectral_ft.training.loop import AdapterTrainer, LogRow, NumberedExamples, Rounds, Trained, TrainingDiverged, Watch
 from spectral_ft.training.memory import peak_device_bytes, peak_process_bytes
@@ -131,7 +131,10 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(watch)
         try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            if resume and (step_of(resume) >= steps or validation.stops):
+                trainer.take_up(resume)  # the Trainer would take a further step before it looks
+            else:
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             watch.close()
     step = trainer.state.global_step

@@ -521,6 +521,25 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_weights_after_it(number: int,
         assert torch.equal(trained(again.model)[name], parameter)
 
 
+@pytest.mark.parametrize("after", ["the last step", "patience"])
+def test_a_training_that_had_ended_takes_no_further_step(after: str, tmp_path: Path) -> None:
+    """Cut between its last checkpoint and its record."""
+    options: dict[str, Any] = {"max_steps": 8, "save_steps": 4}
+    if after == "patience":
+        options |= {"max_steps": 12, "validation_steps": 4, "early_stopping": 1}
+    looks = [2.0, 3.0]
+    whole, again = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
+    expected = run(whole, tmp_path, validation_loss=Losses(*looks), **options)
+    resume = last_checkpoint(tmp_path / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == "checkpoint-8"
+    log = Log()
+    found = run(again, tmp_path, log, resume=resume, validation_loss=Losses(), **options)
+    assert (found.steps, found.final_loss, found.tokens) == (8, expected.final_loss, expected.tokens)
+    assert log == []
+    for name, parameter in trained(whole.model).items():
+        assert torch.equal(trained(again.model)[name], parameter)
+
+
 # ---- what the Trainer is told
 
 
