@@ -1,6 +1,7 @@
 """What `plan` tells beside the plan: what a training step would take, and how far another plan is from it."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ def estimated_step(
     from spectral_ft.models.loading import compute_device, resolve_dtype
     from spectral_ft.training.backward import recompute_activations
     from spectral_ft.training.footprint import estimate_memory
+    from spectral_ft.training.head_loss import fused_head_loss
 
     device = compute_device()
     dtype = resolve_dtype(experiment.model.dtype, device)
@@ -98,15 +100,18 @@ def estimated_step(
     name = experiment.training.optimizer
 
     def estimate(*, through_all: bool) -> "MemoryEstimate":
-        return estimate_memory(
-            trained.model,
-            _batch(experiment),
-            base=parameters,
-            quantized={} if bits is None else dict.fromkeys(packed, bits),
-            optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
-            autocast=None if device.type == "cpu" else dtype,
-            through_all=through_all,
-        )
+        with fused_head_loss(trained.model) if experiment.training.fused_loss else nullcontext():
+            return estimate_memory(
+                trained.model,
+                _batch(experiment),
+                base=parameters,
+                quantized={} if bits is None else dict.fromkeys(packed, bits),
+                optimizer_bytes=next(
+                    (size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER
+                ),
+                autocast=None if device.type == "cpu" else dtype,
+                through_all=through_all,
+            )
 
     found = estimate(through_all=False)
     stops_early = compare and 0 < len(found.path.passed) < len(found.path.blocks)

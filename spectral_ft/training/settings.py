@@ -61,6 +61,7 @@ class TrainingSettings:
     max_grad_norm: Annotated[float, Field(gt=0)]
     optimizer: str
     activation_checkpointing: bool | None
+    fused_loss: bool
     sharded: bool
     validation_steps: Count | None
     early_stopping: Count | None

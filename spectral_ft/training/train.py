@@ -6,6 +6,7 @@ Resuming is bitwise on a CPU: the Trainer restores optimizer, scheduler, random 
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from spectral_ft.storage import replacing
 from spectral_ft.training.arguments import optimizer_steps, trainer_arguments
 from spectral_ft.training.backward import pretrained, recompute_activations
 from spectral_ft.training.checkpoints import Origin, seconds_of, step_of
+from spectral_ft.training.head_loss import fused_head_loss
 from spectral_ft.training.interruption import signals_noted
 from spectral_ft.training.loop import AdapterTrainer, LogRow, NumberedExamples, Rounds, Trained, TrainingDiverged, Watch
 from spectral_ft.training.memory import peak_device_bytes, peak_process_bytes
@@ -125,7 +127,12 @@ def train(
     if resume:
         log.info("resuming the training at %s", resume.name)
         validation.restore(resume)
-    with signals_noted() as noted, logging_redirect_tqdm():
+    with ExitStack() as stack:
+        noted = stack.enter_context(signals_noted())
+        stack.enter_context(logging_redirect_tqdm())
+        if settings.fused_loss:
+            some = collate([examples[number] for number in range(settings.micro_batch_size)])
+            stack.enter_context(fused_head_loss(model, some))
         watch = Watch(trained, rounds, validation, noted, log_row, origin=origin, done=seconds_of(resume))
         watch.trainer = trainer
         trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,150 @@
+"""The loss of a frozen language-model head without its logits.
+
+A causal model's logits, (tokens x vocabulary), are the largest tensor of a step: kept for backward they are most of
+the activations of a small model with a large vocabulary. Where the head W is not trained, only the gradient with
+respect to its input h is needed, and that can be had in the forward pass, some tokens at a time:
+
+    dL/dh = (softmax(W h) - onehot(label)) W
+
+So a step keeps (tokens x hidden) for backward, and tokens without a label (the prompt's) cost nothing.
+
+Whether a model's own forward pass is head and cross entropy and nothing between (some scale or cap their logits)
+is tried on a batch: where the losses differ, the model keeps its own.
+
+Source: the rule of Liger-Kernel's fused linear cross entropy (arXiv:2410.10989, section 3.2), for a frozen head, in
+plain torch.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from spectral_ft.training.backward import pretrained
+from spectral_ft.training.held_out import IGNORED
+
+log = logging.getLogger(__name__)
+ENTRIES = 2**23
+"""Logits at a time: 32 MiB in float32."""
+ROUNDING = 1e-4
+"""Largest relative difference of two losses that mean the same; 16-bit logits are rounded differently (1e-2)."""
+ROUNDING_16_BIT = 1e-2
+
+
+@contextmanager
+def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | None = None) -> Iterator[bool]:
+    """Let a causal model in training mode compute its loss without keeping logits.
+
+    Inside the context its outputs have hidden states in the place of logits; in evaluation mode all is as ever.
+
+    Args:
+        model: Adapted; a model whose head is trained, adapted, quantized or has a bias is left as it is.
+        batch: To try it on; None tries nothing, for models without weights.
+
+    Yields:
+        Whether it does.
+    """
+    core: Any = pretrained(model)
+    head = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad or _is_t5(core):
+        yield False
+        return
+    own = core.loss_function
+    plain = None if batch is None else _loss(model, batch)
+    head.__class__, core.loss_function = _Passing, _HeadLoss(head, own)
+    try:
+        fits = batch is None or _agree(plain, _loss(model, batch, head=head), core.dtype)
+        if not fits:
+            head.__class__, core.loss_function = torch.nn.Linear, own
+            log.info("%s does more to its logits than the head: it keeps its own loss", type(core).__name__)
+        yield fits
+    finally:
+        head.__class__, core.loss_function = torch.nn.Linear, own
+
+
+def _is_t5(core: Any) -> bool:
+    return bool(core.config.is_encoder_decoder)  # their losses are no attribute that could be exchanged
+
+
+def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
+    rounding = ROUNDING if dtype == torch.float32 else ROUNDING_16_BIT
+    return plain is not None and abs(fused - plain) <= rounding * abs(plain)
+
+
+@torch.no_grad()
+def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, head: torch.nn.Module | None = None) -> float:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    if head is not None:
+        head.training = True
+    device = next(model.parameters()).device
+    try:
+        return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _Passing(torch.nn.Linear):
+    """A head that leaves its work to the loss while it is in training mode."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden if self.training else super().forward(hidden)
+
+
+class _HeadLoss:
+    """Cross entropy of what a frozen head makes of hidden states; a class, so that a copied model has a copy."""
+
+    def __init__(self, head: torch.nn.Linear, own: Callable[..., torch.Tensor]) -> None:
+        self.head = head
+        self.own = own
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.Tensor | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        if not self.head.training:
+            told = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
+            return self.own(logits=logits, labels=labels, **told, **options)
+        if shift_labels is None:
+            shift_labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+        targets, hidden = shift_labels.reshape(-1).to(logits.device), logits.reshape(-1, logits.shape[-1])
+        if not isinstance(targets, FakeTensor):  # which has no values: all may be learnt
+            learnt = targets.ne(IGNORED).nonzero().squeeze(1)
+            targets, hidden = targets[learnt], hidden[learnt]
+        total: torch.Tensor = _Summed.apply(hidden, self.head.weight, targets)
+        count = len(targets) if num_items_in_batch is None else num_items_in_batch
+        return total / (count.to(total.device) if isinstance(count, torch.Tensor) else count)
+
+
+class _Summed(torch.autograd.Function):
+    """Sum of cross entropies, and its gradient with respect to the hidden states, in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        some = max(1, ENTRIES // weight.shape[0])
+        for start in range(0, len(targets), some):
+            part, wanted = hidden[start : start + some], targets[start : start + some, None]
+            logits = (part @ weight.T).float()
+            largest = logits.logsumexp(1, keepdim=True)
+            total += (largest - logits.gather(1, wanted)).sum()
+            if gradient is not None:
+                softmax = logits.sub_(largest).exp_()
+                softmax.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=softmax.dtype))
+                gradient[start : start + some] = softmax.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0].to(gradient.dtype), None, None

@@ -1,0 +1,133 @@
+"""The loss without logits; oracles: the model's own loss and gradients, and what autograd keeps."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral_ft.models.loading import load_model
+from spectral_ft.models.quantization import Nf4
+from spectral_ft.training import head_loss
+from spectral_ft.training.head_loss import fused_head_loss
+from tests.conftest import EMBEDDED
+from tests.methods.small_bases import adapt, frozen, trained
+from tests.models.tiny_models import model_of
+from tests.oracles import law
+from tests.training.test_backward import batch, gradients
+
+
+def masked(kind: str = "llama") -> dict[str, torch.Tensor]:
+    inputs = batch(kind)
+    labels = inputs["labels"].clone()
+    labels[:, :4] = -100
+    return {**inputs, "labels": labels}
+
+
+def moved(kind: str, **sizes: object) -> torch.nn.Module:
+    torch.manual_seed(5)
+    model = adapt("lora", frozen(kind, **sizes)).model
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter.normal_(0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("entries", [2**23, 40])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "phi3", "gemma"])
+def test_loss_and_gradients_are_the_models_own(kind: str, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_loss, "ENTRIES", entries)
+    model, inputs = moved(kind), masked()
+    head = model.get_base_model().get_output_embeddings()  # type: ignore[operator]
+    loss, expected = gradients(model, inputs)
+    with fused_head_loss(model, inputs) as fused:
+        found_loss, found = gradients(model, inputs)
+        assert fused and model(**inputs).logits.shape[-1] == head.in_features
+        assert model.eval()(**inputs).logits.shape[-1] == head.out_features
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+    assert type(head) is torch.nn.Linear and gradients(model, inputs)[0] == loss
+    assert model.train()(**inputs).logits.shape[-1] == head.out_features
+
+
+@law
+@given(st.lists(st.booleans(), min_size=9, max_size=9), st.integers(1, 30) | st.none())
+def test_any_labels_and_any_count(learnt: list[bool], count: int | None) -> None:
+    inputs = batch("llama")
+    inputs["labels"] = inputs["labels"].masked_fill(~torch.tensor(learnt), -100)
+    options: dict[str, Any] = {} if count is None else {"num_items_in_batch": torch.tensor(float(count))}
+    expected = MODEL.train()(**inputs, **options).loss
+    with fused_head_loss(MODEL) as fused:
+        found = MODEL.train()(**inputs, **options).loss
+    assert fused
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, equal_nan=True)
+
+
+MODEL = moved("llama")
+
+
+def test_logits_are_not_kept() -> None:
+    model, inputs = moved("llama", vocab_size=4000), batch("llama")
+
+    def largest() -> int:
+        sizes = [0]
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+            _ = model.train()(**inputs).loss
+        weights = {p.numel() for p in model.parameters()}
+        return max(size for size in sizes if size not in weights)
+
+    tokens = inputs["input_ids"].numel()
+    assert largest() >= tokens * 4000 * 0.8
+    with fused_head_loss(model, inputs):
+        assert largest() < tokens * 40
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "t5", "bert"])
+def test_a_model_that_does_more_keeps_its_own_loss(kind: str) -> None:
+    sizes = {"final_logit_softcapping": 0.05} if kind == "gemma2" else {}
+    model = model_of(kind, **sizes).requires_grad_(False)
+    if kind != "gemma2":
+        model = frozen(kind)
+    model.train()
+    inputs = batch(kind)
+    torch.manual_seed(0)
+    loss = model(**inputs).loss
+    with fused_head_loss(model, inputs) as fused:
+        torch.manual_seed(0)
+        assert not fused and model.train()(**inputs).loss == loss
+
+
+@pytest.mark.parametrize("name", ["full", "trained head"])
+def test_a_trained_head_needs_its_logits(name: str) -> None:
+    model = adapt("full", frozen("llama")).model if name == "full" else frozen("llama")
+    model.get_output_embeddings().weight.requires_grad_(True)  # type: ignore[operator]
+    with fused_head_loss(model, batch("llama")) as fused:
+        assert not fused
+
+
+def test_on_packed_weights_too() -> None:
+    model = adapt("lora", load_model(EMBEDDED, quantization=Nf4(True), dtype="float32", trust_remote_code=False)).model
+    loss, _ = gradients(model, masked())
+    with fused_head_loss(model, masked()) as fused:
+        assert fused and gradients(model, masked())[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_copied_model_computes_its_own_loss() -> None:
+    with fused_head_loss(MODEL):
+        twin = copy.deepcopy(MODEL)
+        before = float(MODEL.train()(**masked()).loss)
+        with torch.no_grad():
+            twin.get_base_model().get_output_embeddings().weight.mul_(3.0)  # type: ignore[operator]
+        assert float(twin.train()(**masked()).loss) != pytest.approx(before, rel=1e-3)
+        assert float(MODEL.train()(**masked()).loss) == before
+
+
+def test_what_fails_inside_leaves_the_model_as_it_was() -> None:
+    head = MODEL.get_base_model().get_output_embeddings()  # type: ignore[operator]
+    with pytest.raises(ZeroDivisionError), fused_head_loss(MODEL):
+        raise ZeroDivisionError
+    assert type(head) is torch.nn.Linear
