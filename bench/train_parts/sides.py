@@ -1,6 +1,7 @@
 """The contenders: each loads the model, adapts it and sets up a Trainer in its own way."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from spectral_ft.stages.base import base_model, load_base
 from spectral_ft.stages.spectrum import report_of_shapes
 from spectral_ft.training.backward import recompute_activations
+from spectral_ft.training.head_loss import fused_head_loss
 from spectral_ft.training.optimizer import build_optimizer
 from train_parts.jobs import SEED, AfterStep, Job, collate
 from train_parts.stock import load_stock, schedule, stock_model, tiers
@@ -21,6 +23,10 @@ class Side(NamedTuple):
     """The base."""
     trainer: Callable[[Job, Any, list[dict[str, list[int]]]], Trainer]
     """Job, base and data to what trains."""
+
+
+_OPEN = ExitStack()
+"""What stays as it is until the process of a contender ends."""
 
 
 def _load_ours(job: Job) -> Any:
@@ -37,6 +43,7 @@ def _our_trainer(job: Job, model: Any, data: list[dict[str, list[int]]]) -> Trai
     adapted = experiment.method.adapt(model, plan, base=base, steps=job.steps, probe=None)
     if job.checkpointing:
         recompute_activations(adapted.model)
+    _OPEN.enter_context(fused_head_loss(adapted.model, collate(data[:1])))
     arguments = TrainingArguments(**job.settings(checkpointing=False))
     optimizer = build_optimizer(adapted.model, arguments, {a.name: a.lr_multiplier for a in plan.adapted})
     return Trainer(
