@@ -69,6 +69,9 @@ def closing_table(result: RunResult, folder: Path) -> str:
         rate = f"{result.train['seconds']:.0f} for {result.train['steps']} steps"
         facts.add_row("seconds of training", f"{rate}, {result.train['tokens_per_second']:,.0f} tokens/s")
         facts.add_row("peak memory", f"{result.train['peak_memory_bytes'] / 2**30:.2f} GiB")
+        for key, name in (("validation_loss", "loss on held-out examples"), ("general_loss", "loss on general text")):
+            if loss := result.train.get(key):
+                facts.add_row(name, f"{loss['before']:.3f} before, {loss['after']:.3f} after")
     facts.add_row("seconds in all", f"{result.seconds:.0f}")
     facts.add_row("record", str(folder / "result.json"))
     console = Console(width=100)

@@ -71,7 +71,9 @@ def test_a_stage_that_was_not_scored_is_a_dash():
 def test_costs_are_shown_where_something_was_trained():
     plan = {"trainable_parameters": 19_800_000, "trainable_percent": 0.294, "adapted_matrices": 112, "matrices": 224}
     train = {"seconds": 40.2, "steps": 30, "tokens_per_second": 1234.5, "peak_memory_bytes": 3 * 2**29}
+    train |= {"validation_loss": None, "general_loss": {"before": 0.6931, "after": 1.5882, "tokens": 9}}
     text = closing_table(record(TUNED, plan=plan, train=train), Path("run"))
+    assert "0.693 before, 1.588 after" in line_with("loss on general text", text) and "held-out" not in text
     assert "19,800,000 (0.29 % of all)" in line_with("trainable parameters", text)
     assert "112 of 224" in line_with("adapted matrices", text)
     assert "40 for 30 steps, 1,234 tokens/s" in line_with("seconds of training", text)
