@@ -118,7 +118,8 @@ class _HeadLoss:
         targets, hidden = shift_labels.reshape(-1).to(logits.device), logits.reshape(-1, logits.shape[-1])
         if not isinstance(targets, FakeTensor):  # which has no values: all may be learnt
             learnt = targets.ne(IGNORED).nonzero().squeeze(1)
-            targets, hidden = targets[learnt], hidden[learnt]
+            if len(learnt) < len(targets):
+                targets, hidden = targets.index_select(0, learnt), hidden.index_select(0, learnt)
         total: torch.Tensor = _Summed.apply(hidden, self.head.weight, targets)
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         return total / (count.to(total.device) if isinstance(count, torch.Tensor) else count)
@@ -135,12 +136,18 @@ class _Summed(torch.autograd.Function):
         for start in range(0, len(targets), some):
             part, wanted = hidden[start : start + some], targets[start : start + some, None]
             logits = (part @ weight.T).float()
-            largest = logits.logsumexp(1, keepdim=True)
-            total += (largest - logits.gather(1, wanted)).sum()
+            largest = logits.amax(1, keepdim=True)
+            of_label = logits.gather(1, wanted) - largest
+            softmax = logits.sub_(largest).exp_()  # all in place: logits are the largest tensor of a step
+            sums = softmax.sum(1, keepdim=True)
+            total += (sums.log() - of_label).sum()
             if gradient is not None:
-                softmax = logits.sub_(largest).exp_()
-                softmax.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=softmax.dtype))
-                gradient[start : start + some] = softmax.to(weight.dtype) @ weight
+                softmax.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
+                place = gradient[start : start + some]
+                if place.dtype == weight.dtype:
+                    torch.mm(softmax.to(weight.dtype), weight, out=place)
+                else:  # mixed precision
+                    place.copy_(softmax.to(weight.dtype) @ weight)
         ctx.save_for_backward(gradient)
         return total
 

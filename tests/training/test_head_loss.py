@@ -70,6 +70,17 @@ def test_any_labels_and_any_count(learnt: list[bool], count: int | None) -> None
 MODEL = moved("llama")
 
 
+def test_mixed_precision_rounds_as_it_did() -> None:
+    inputs = masked()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, expected = gradients(MODEL, inputs)
+        with fused_head_loss(MODEL) as fused:
+            found_loss, found = gradients(MODEL, inputs)
+    assert fused and found_loss == pytest.approx(loss, rel=1e-2)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0.1, atol=0.02)
+
+
 def test_logits_are_not_kept() -> None:
     model, inputs = moved("llama", vocab_size=4000), batch("llama")
 
