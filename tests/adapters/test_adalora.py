@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from spectral_ft.adapters.adalora import allocator_state, ranks
 from spectral_ft.adapters.opening import open_adapter
 from spectral_ft.methods.seam import Adapted
-from spectral_ft.training.checkpoints import load_trained, save_trained
+from spectral_ft.training.trained_state import load_trained, save_trained
 from tests.methods.small_bases import adalora, adapt, batch_for, even, frozen, logits, seen, trained
 
 STEPS, INTERVAL = 40, 2

@@ -12,7 +12,7 @@ from spectral_ft.adapters.lora import add_lora, lora_config
 from spectral_ft.adapters.opening import open_adapter
 from spectral_ft.adapters.sharing import tie
 from spectral_ft.errors import PlanError
-from spectral_ft.training.checkpoints import load_trained, save_trained
+from spectral_ft.training.trained_state import load_trained, save_trained
 from spectral_ft.types import AllocationPlan, MatrixAllocation, Shares
 from tests.methods.small_bases import batch_for, frozen, logits, lora, moved, seen, trained
 
