@@ -45,9 +45,9 @@ What limits it. Where a plan reaches the lowest block no product can be left out
 could be told, the spread of processes: five rounds of one such row gave 0.94, 0.97, 1.02, 1.04 and 1.08, so that one
 round alone cannot tell 1.02 from 1, nor 0.73 from 0.75. Without checkpointing autograd stops at the lowest adapter on
 both sides. What is gained everywhere is the loss: a frozen head's logits are not kept (`training.fused_loss`), 24 of
-the 32.7 MiB of SmolLM2-135M. On the embedded model, whose vocabulary (166) is smaller than its hidden size (192), nothing
-is gained by that, and what lies above its four blocks is a third of what is saved. Where the two ends of a ratio's
-range are equal there was one round.
+the 32.7 MiB of SmolLM2-135M. On the embedded model, whose vocabulary (166) is smaller than its hidden size (192),
+nothing is gained by that, and what lies above its four blocks is a third of what is saved. Where the two ends of a
+ratio's range are equal there was one round.
 """
 
 
