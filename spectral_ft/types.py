@@ -18,6 +18,9 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 Side = Literal["reads", "writes", "unknown"]
 """Whether a matrix reads the residual stream, writes it, or its architecture is not in the table."""
 
+IGNORED = -100
+"""Label that the loss leaves out."""
+
 Stage = Literal["base", "tuned"]
 """Scores before training, or after it."""
 

@@ -137,7 +137,7 @@ def one_epoch(order: str, data: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
     from spectral_ft.configuration import EMBEDDED_MODEL
-    from spectral_ft.data.tokenised import padded_batch
+    from spectral_ft.data.collation import padded_batch
     from spectral_ft.models.loading import load_model
     from spectral_ft.models.quantization import Unquantized
 

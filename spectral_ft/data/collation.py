@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-IGNORED = -100
-"""Label that the loss leaves out."""
+from spectral_ft.types import IGNORED
 
 Rows = list[dict[str, Any]]
 

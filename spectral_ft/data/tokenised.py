@@ -12,11 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from spectral_ft.data.collation import IGNORED, PaddedBatch, padded_batch
 from spectral_ft.data.dataset import Example
 from spectral_ft.errors import ConfigError, DataError
-
-__all__ = ["IGNORED", "PaddedBatch", "TokenisedExamples", "padded_batch", "tokenise"]
+from spectral_ft.types import IGNORED
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from transformers import PreTrainedModel
 
 from spectral_ft.errors import DataError, PlanError
 from spectral_ft.probe.modules import evaluate, evaluation_mode, linear_modules, on_device, refuse_none
+from spectral_ft.types import IGNORED
 
-IGNORED = -100
-"""Label of a token that is not learnt."""
 MAX_STEPS = 1000
 """Batches after which directions that still turn are an error; with tau = 0.99 about a hundred are usual."""
 

@@ -42,8 +42,8 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint) -> Tokenised:
     Returns:
         The examples, and what makes a padded batch of some of them.
     """
+    from spectral_ft.data.collation import padded_batch
     from spectral_ft.data.token_cache import cached_tokenise
-    from spectral_ft.data.tokenised import padded_batch
     from spectral_ft.models.loading import load_tokenizer
 
     dataset, source = experiment.dataset, experiment.model

@@ -18,13 +18,14 @@ plain torch.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from spectral_ft.training.backward import pretrained
-from spectral_ft.training.held_out import IGNORED
+from spectral_ft.training.held_out import evaluating
+from spectral_ft.types import IGNORED
 
 log = logging.getLogger(__name__)
 ENTRIES = 2**23
@@ -41,7 +42,8 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     Inside the context its outputs have hidden states in the place of logits; in evaluation mode all is as ever.
 
     Args:
-        model: Adapted; a model whose head is trained, adapted, quantized or has a bias is left as it is.
+        model: Adapted; a model whose head is trained, adapted, quantized, has a bias or is wider than its vocabulary is
+            left as it is.
         batch: To try it on; None tries nothing, for models without weights.
 
     Yields:
@@ -49,7 +51,7 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     """
     core: Any = pretrained(model)
     head = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
-    if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad or _is_t5(core):
+    if not _is_fusable(head, core):
         yield False
         return
     own = core.loss_function
@@ -65,8 +67,12 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
         head.__class__, core.loss_function = torch.nn.Linear, own
 
 
-def _is_t5(core: Any) -> bool:
-    return bool(core.config.is_encoder_decoder)  # their losses are no attribute that could be exchanged
+def _is_fusable(head: Any, core: Any) -> TypeGuard[torch.nn.Linear]:
+    if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return False
+    if core.config.is_encoder_decoder:  # their losses are no attribute that could be exchanged
+        return False
+    return bool(head.out_features > head.in_features)  # or the gradient would be larger than the logits
 
 
 def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
@@ -76,16 +82,15 @@ def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
 
 @torch.no_grad()
 def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, head: torch.nn.Module | None = None) -> float:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    if head is not None:
-        head.training = True
     device = next(model.parameters()).device
-    try:
-        return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        if head is None:
+            return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
+        head.training = True
+        try:
+            return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
+        finally:
+            head.training = False
 
 
 class _Passing(torch.nn.Linear):

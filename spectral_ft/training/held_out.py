@@ -21,9 +21,7 @@ import torch
 from tqdm import tqdm
 
 from spectral_ft.errors import DataError
-
-IGNORED = -100
-"""Label that transformers' losses leave out."""
+from spectral_ft.types import IGNORED
 
 Row = dict[str, Any]
 
@@ -76,7 +74,7 @@ def mean_loss(
     # matter.
     by_length = sorted(rows, key=lambda row: (len(row["input_ids"]), row["input_ids"], row["labels"]), reverse=True)
     total, tokens = 0.0, 0
-    with _evaluating(model), tqdm(total=len(rows), desc="loss", unit="row", leave=False) as bar:
+    with evaluating(model), tqdm(total=len(rows), desc="loss", unit="row", leave=False) as bar:
         for start in range(0, len(by_length), batch_size):
             some = by_length[start : start + batch_size]
             batch = {key: value.to(device) for key, value in collate(some).items()}
@@ -103,8 +101,15 @@ def _learnt(labels: torch.Tensor, *, shifted: bool) -> int:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    # Every module gets its own mode back: a frozen base may be in another than its adapters.
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of a block.
+
+    Args:
+        model: Every module gets its own mode back: a frozen base may be in another than its adapters.
+
+    Yields:
+        Nothing.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -23,12 +23,14 @@ from spectral_ft.training.backward import pretrained, recompute_activations
 from spectral_ft.training.checkpoints import Origin, seconds_of, step_of
 from spectral_ft.training.head_loss import fused_head_loss
 from spectral_ft.training.interruption import signals_noted
-from spectral_ft.training.loop import AdapterTrainer, LogRow, NumberedExamples, Rounds, Trained, TrainingDiverged, Watch
 from spectral_ft.training.memory import peak_device_bytes, peak_process_bytes
 from spectral_ft.training.optimizer import build_optimizer
+from spectral_ft.training.seam import LogRow, Rounds, Trained
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.training.sharding import shard_base
+from spectral_ft.training.trainer import AdapterTrainer, NumberedExamples
 from spectral_ft.training.validation import Validation
+from spectral_ft.training.watch import TrainingDiverged, Watch
 from spectral_ft.types import TrainOutcome
 
 __all__ = ["TrainingDiverged", "optimizer_steps", "seed_everything", "train"]
@@ -133,8 +135,16 @@ def train(
         if settings.fused_loss:
             some = collate([examples[number] for number in range(settings.micro_batch_size)])
             stack.enter_context(fused_head_loss(model, some))
-        watch = Watch(trained, rounds, validation, noted, log_row, origin=origin, done=seconds_of(resume))
-        watch.trainer = trainer
+        watch = Watch(
+            trainer,
+            trained,
+            rounds,
+            validation=validation,
+            noted=noted,
+            log_row=log_row,
+            origin=origin,
+            done=seconds_of(resume),
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(watch)
         try:

@@ -5,7 +5,8 @@ import torch
 from torch import tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from spectral_ft.data.collation import IGNORED, padded_batch
+from spectral_ft.data.collation import padded_batch
+from spectral_ft.types import IGNORED
 
 HALF = tensor([[1, 1, 1], [1, 0, 0]])
 

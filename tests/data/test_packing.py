@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spectral_ft.data.collation import IGNORED, PackedBatch, padded_batch
+from spectral_ft.data.collation import PackedBatch, padded_batch
 from spectral_ft.errors import ConfigError
 from spectral_ft.models.packing import check_boundaries
+from spectral_ft.types import IGNORED
 from tests.conftest import EMBEDDED
 from tests.models.tiny_models import model_of
 from tests.oracles import law

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectral_ft.data.dataset import Example
-from spectral_ft.data.tokenised import IGNORED, TokenisedExamples, tokenise
+from spectral_ft.data.tokenised import TokenisedExamples, tokenise
 from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.types import IGNORED
 from tests.conftest import EMBEDDED
 from tests.models.small_checkpoints import WORDS, bert_tokenizer, t5_tokenizer
 from tests.oracles import law

@@ -1,6 +1,7 @@
 """The loss without logits; oracles: the model's own loss and gradients, and what autograd keeps."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from spectral_ft.models.loading import load_model
 from spectral_ft.models.quantization import Nf4
 from spectral_ft.training import head_loss
 from spectral_ft.training.head_loss import fused_head_loss
-from tests.conftest import EMBEDDED
 from tests.methods.small_bases import adapt, frozen, trained
 from tests.models.tiny_models import model_of
 from tests.oracles import law
@@ -120,11 +120,19 @@ def test_a_trained_head_needs_its_logits(name: str) -> None:
         assert not fused
 
 
-def test_on_packed_weights_too() -> None:
-    model = adapt("lora", load_model(EMBEDDED, quantization=Nf4(True), dtype="float32", trust_remote_code=False)).model
+def test_on_packed_weights_too(tmp_path: Path) -> None:
+    model_of("llama").save_pretrained(tmp_path)
+    model = adapt("lora", load_model(tmp_path, quantization=Nf4(True), dtype="float32", trust_remote_code=False)).model
     loss, _ = gradients(model, masked())
     with fused_head_loss(model, masked()) as fused:
         assert fused and gradients(model, masked())[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_head_wider_than_its_vocabulary_keeps_its_logits() -> None:
+    for vocabulary, expected in ((30, False), (33, True)):
+        model = moved("llama", vocab_size=vocabulary, hidden_size=32)
+        with fused_head_loss(model) as fused:
+            assert fused is expected
 
 
 def test_a_copied_model_computes_its_own_loss() -> None:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from spectral_ft.data.collation import LabelledBatch, PackedBatch, PaddedBatch, padded_batch
 from spectral_ft.errors import DataError
-from spectral_ft.training.held_out import IGNORED, Loss, mean_loss
+from spectral_ft.training.held_out import Loss, mean_loss
+from spectral_ft.types import IGNORED
 from tests.methods import small_bases
 from tests.methods.small_bases import KINDS, METHODS, adapt, lora, moved
 from tests.models.tiny_models import MODEL_TYPES

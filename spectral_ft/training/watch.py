@@ -1,0 +1,183 @@
+"""What watches a training: progress, the log, the losses, and everything that may stop it."""
+
+import logging
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from spectral_ft.errors import SpectralFTError
+from spectral_ft.processes import is_first, totals
+from spectral_ft.training.backward import BackwardPath, watched_backward
+from spectral_ft.training.checkpoints import Origin, mark_whole
+from spectral_ft.training.interruption import Noted
+from spectral_ft.training.seam import LogRow, Rounds, Trained
+from spectral_ft.training.trainer import AdapterTrainer
+from spectral_ft.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+class TrainingDiverged(SpectralFTError):  # noqa: N818 - reads as what happened
+    """The loss is no longer a number."""
+
+
+class Watch(TrainerCallback):
+    """Shows progress, passes the log on, stops where it must, lets method and rounds act after a step."""
+
+    def __init__(
+        self,
+        trainer: AdapterTrainer,
+        trained: Trained,
+        rounds: Rounds,
+        *,
+        validation: Validation,
+        noted: Noted,
+        log_row: LogRow,
+        origin: Origin,
+        done: float,
+    ) -> None:
+        self._trainer = trainer
+        self.stopped_by: int | None = None
+        """Number of the signal that ended the training early."""
+        self._trained = trained
+        self._rounds = rounds
+        self._validation = validation
+        self._noted = noted
+        self._log_row = log_row
+        self._origin = origin
+        self._done = done
+        self._began = time.perf_counter()
+        self._bar: tqdm[Any] | None = None
+        self._hooks = ExitStack()
+        self._path: BackwardPath | None = self._hooks.enter_context(watched_backward(trained.model))
+
+    @property
+    def seconds(self) -> float:
+        """In the training loop, over all resumptions."""
+        return self._done + time.perf_counter() - self._began
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the bar."""
+        del args, control, kwargs
+        self._began = time.perf_counter()
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            leave=False,
+            disable=not is_first(),
+        )
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the sampler its epoch: with several processes a resumption within an epoch does not."""
+        del args, control, kwargs
+        self._trainer.begin_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop before a loss that is no number reaches the weights.
+
+        Args:
+            args: Not used.
+            state: With the number of finished steps.
+            control: Not used.
+            **kwargs: Not used.
+
+        Raises:
+            TrainingDiverged: If it is none.
+        """
+        del args, control, kwargs
+        if self._path is not None:
+            log.info("%s", self._path.sentence)
+            self._hooks.close()
+            self._path = None  # told once
+        losses, self._trainer.last_losses = self._trainer.last_losses, []
+        if bool(torch.stack([loss for _, loss in losses]).isfinite().all()):
+            return
+        number, loss = next((number, loss) for number, loss in losses if not loss.isfinite())
+        raise TrainingDiverged(
+            f"the training loss is {loss.item()} at step {state.global_step + 1}, in the micro batch of training "
+            f"examples {', '.join(str(n) for n in number.tolist())} (counted from 0): lower training.learning_rate, "
+            "or look for a broken example or weight."
+        )
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let method and rounds act."""
+        del args, control, kwargs
+        step = state.global_step + 1  # the Trainer counts it later
+        self._trained.after_step(step)
+        self._rounds.after_step(step, self._trainer.own_optimizer)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look at the validation loss; end where somebody asked for it."""
+        del args, kwargs
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+        loss = self._validation.after_step(state.global_step)
+        if loss is not None:
+            self._log_row({**self._place(state), "validation_loss": loss})
+        if self._validation.stops:
+            log.info("step %d: the validation loss has not fallen for long enough", state.global_step)
+            control.should_training_stop = True
+        self.stopped_by = self._noted.by_all()
+        if self.stopped_by is not None:
+            control.should_save = control.should_training_stop = True
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._hooks.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Pass a row on.
+
+        Args:
+            args: Not used.
+            state: With the number of finished steps.
+            control: Not used.
+            **kwargs: With the row.
+
+        Raises:
+            TrainingDiverged: If the mean loss since the last row is no number.
+        """
+        del args, control
+        logs = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise TrainingDiverged(
+                f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, "
+                "or look for a broken example or weight."
+            )
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        wanted = ("loss", "grad_norm", "learning_rate")
+        self._log_row({**self._place(state), **{key: logs[key] for key in wanted if key in logs}})
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write what is ours into a checkpoint, and that it is whole."""
+        del control, kwargs
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        totals([0.0])  # every process has written its random state
+        if is_first():
+            self._rounds.write(checkpoint)
+            self._validation.write(checkpoint)
+            mark_whole(checkpoint, step=state.global_step, seconds=self.seconds, origin=self._origin)
+
+    def _place(self, state: TrainerState) -> dict[str, Any]:
+        return {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "seconds": round(self.seconds, 2)}
