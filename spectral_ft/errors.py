@@ -32,6 +32,10 @@ class RunError(SpectralFTError):
     """A run folder that is in use, or belongs to another run."""
 
 
+class OutOfMemory(SpectralFTError):  # noqa: N818 - reads as what happened
+    """A device or the machine has no memory left for what was asked."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Somebody asked the process to end, by Ctrl-C or SIGTERM, and it says how to go on."""
 

@@ -19,7 +19,8 @@ from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
-from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_tasks
+from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
+from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
@@ -72,7 +73,8 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             part()
             if not is_first():
                 return None
-            scores = score_stages(experiment, checkpoint, tasks, folder)
+            adapter = folder / outcome.adapter if outcome and outcome.adapter else None
+            scores = Scorer(experiment, checkpoint, tasks).score(folder, adapter=adapter)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:
             tracker.close()

@@ -1,11 +1,12 @@
 """The options of the evaluation stage."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from spectral_ft.errors import ConfigError
 from spectral_ft.evaluation.task import Task
 from spectral_ft.types import Stage
 
@@ -21,9 +22,32 @@ class Benchmark:
     protocol: Literal["auto", "standard", "paper"]
     limit: Count | None
     num_fewshot: Annotated[int, Field(ge=0)] | None
-    batch_size: Count
+    batch_size: Count | None
+    generation: dict[str, Any]
+    """What the task's own generation settings are overridden by, by the harness's names."""
+    chat_template: bool
+    gold_loss: bool
     stages: list[Stage]
     cache: str | Literal[False]
+
+    def __post_init__(self) -> None:
+        """Check that generation ends.
+
+        Raises:
+            ConfigError: If no new token may be written, or the limit is given under another name.
+        """
+        if wrong := sorted({"max_length", "max_new_tokens"} & set(self.generation)):
+            raise ConfigError(
+                f"benchmark.generation.{wrong[0]} is not the harness's name: use benchmark.generation.max_gen_toks."
+            )
+        limit = self.generation.get("max_gen_toks", 1)
+        if not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"benchmark.generation.max_gen_toks={limit}: at least 1 new token must be allowed.")
+
+    @property
+    def asked(self) -> str:
+        """What changes the answers, beside the task itself and its limit."""
+        return f"{sorted(self.generation.items())} {self.chat_template} {self.gold_loss}"
 
     @property
     def cache_folder(self) -> Path | None:

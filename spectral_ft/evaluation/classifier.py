@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.errors import ConfigError
+from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.evaluation.classification import f1, standard_error
 from spectral_ft.evaluation.logits import class_logits
 from spectral_ft.evaluation.prepare import PreparedTask
@@ -24,6 +25,8 @@ from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl
 from spectral_ft.types import BenchmarkScore, Stage
 
+TEXTS = 64
+"""At a time, where nobody says: a classifier keeps no cache and gives one row of logits a text."""
 RULE = "argmax"
 """How the answer is read from the logits."""
 
@@ -58,11 +61,10 @@ def score_classifier(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     task: PreparedTask,
+    benchmark: Benchmark,
     *,
     labels: Sequence[str],
     stage: Stage,
-    batch_size: int,
-    limit: int | None,
     context: int | None,
 ) -> TaskScores:
     """Score a classifier on one task: accuracy, F1 and mean loss.
@@ -71,10 +73,9 @@ def score_classifier(
         model: Classifier, adapted or not, in evaluation mode.
         tokenizer: Its tokenizer.
         task: As `prepare_texts` made it.
+        benchmark: How many items, and how many at a time.
         labels: Of the model, in the order of their ids.
         stage: Whether this is the base or the tuned model, for the record.
-        batch_size: Texts at a time.
-        limit: Only the first so many texts.
         context: Most tokens the model takes; longer texts are cut. None leaves it to the tokenizer.
 
     Returns:
@@ -84,7 +85,7 @@ def score_classifier(
         ConfigError: If an item's class is none of the labels, or the model is no classifier of so many.
         CheckpointError: If a logit is NaN or infinite.
     """
-    rows = [json.loads(line) for line in task.file.read_text(encoding="utf-8").split("\n") if line][:limit]
+    rows = [json.loads(line) for line in task.file.read_text(encoding="utf-8").split("\n") if line][: benchmark.limit]
     numbers = {label: number for number, label in enumerate(labels)}
     if unknown := sorted({row["gold"] for row in rows} - set(numbers)):
         raise ConfigError(
@@ -98,7 +99,7 @@ def score_classifier(
         [row["text"] for row in rows],
         task=task.name,
         classes=len(labels),
-        batch_size=batch_size,
+        batch_size=benchmark.batch_size or TEXTS,
         context=context,
     )
     guess = logits.argmax(1)

@@ -4,7 +4,7 @@ Departs from the harness: a seq2seq model writes at most as many tokens as a tas
 the length of the padded prompt, which stands in the encoder, so that the answer would depend on the batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.errors import DataError
+from spectral_ft.evaluation.batching import free_memory, items_at_once
+from spectral_ft.evaluation.responses import Responses
 
 HARNESS_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
@@ -26,20 +28,36 @@ class CheckedModel(HFLM):
         self,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
+        responses: Responses,
         *,
         task: str,
         kind: Literal["causal_lm", "seq2seq"],
-        batch_size: int,
+        batch_size: int | None,
+        largest_batch: int,
         context: int | None,
     ) -> None:
+        """Wrap.
+
+        Args:
+            model: Adapted or not.
+            tokenizer: Its tokenizer.
+            responses: Hears of each batch.
+            task: For errors.
+            kind: Of the model.
+            batch_size: Items at a time; None takes what fits.
+            largest_batch: Of those that are found so.
+            context: Most tokens the model takes; None leaves it to the harness.
+        """
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
             backend=BACKENDS[kind],
-            batch_size=batch_size,
+            batch_size=batch_size or 1,
             max_length=context,
         )
         self._task = task
+        self._responses = responses
+        self._largest_batch = None if batch_size else largest_batch
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Generate, if every prompt and its answer fit.
@@ -54,9 +72,11 @@ class CheckedModel(HFLM):
         Raises:
             DataError: If one does not fit into the model's context.
         """
+        longest = 0
         for request in requests:
             length = len(self.tok_encode(request.args[0]))
             room = int(request.args[1].get("max_gen_toks", HARNESS_NEW_TOKENS))
+            longest = max(longest, length + room)
             apart = self.backend == "seq2seq"  # prompt and answer stand in different stacks
             if (max(length, room) if apart else length + room) > self.max_length:
                 raise DataError(
@@ -65,11 +85,47 @@ class CheckedModel(HFLM):
                     f"{self.max_length}. Use a model with a longer context, or fewer examples in the prompt "
                     "(benchmark.num_fewshot)."
                 )
+        beams = max((int(request.args[1].get("num_beams", 1)) for request in requests), default=1)
+        self._choose_batch(longest, with_logits=1, beams=beams)
         return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        longest = max((len(prompt) + len(answer) for _, prompt, answer in requests), default=1)
+        self._choose_batch(longest, with_logits=longest, beams=1)
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+    def _choose_batch(self, longest: int, *, with_logits: int, beams: int) -> None:
+        if self._largest_batch is not None:
+            self.batch_size_per_gpu = items_at_once(
+                self.config.get_text_config(),
+                length=longest,
+                with_logits=with_logits,
+                beams=beams,
+                entry=self.model.dtype.itemsize,
+                free=free_memory(self.device),
+                largest=self._largest_batch,
+            )
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._responses.batch_begins()
+        return super()._model_call(inps, *args, **kwargs)
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
+        self._responses.batch_begins()
         if self.backend == "seq2seq":
             max_length += 1 - context.shape[1]  # the decoder begins with one token of its own
-        return super()._model_generate(context, max_length, stop, **generation_kwargs)
+        written = super()._model_generate(context, max_length, stop, **generation_kwargs)
+        answers = written if self.backend == "seq2seq" else written[:, context.shape[1] :]
+        self._responses.batch_ended(self._ended(answers, stop, limited=written.shape[1] >= max_length))
+        return written
+
+    def _ended(self, answers: torch.Tensor, stop: Sequence[str], *, limited: bool) -> list[bool]:
+        if not limited:
+            return [True] * len(answers)
+        by_token = answers.eq(self.eot_token_id).any(1).tolist()
+        return [
+            done or any(text in self.tok_decode(row) for text in stop)
+            for done, row in zip(by_token, answers.tolist(), strict=True)
+        ]

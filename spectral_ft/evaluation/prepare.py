@@ -63,7 +63,11 @@ def prepare(
     content: dict[str, Any] = {"include": str(source), "task": task.name, "tag": None}
     rows: dict[str, list[dict[str, Any]]] = {}
     if items is not None:
-        convert = (lambda i: {"prompt": prompt(i.instruction), "gold": i.answer}) if own else (lambda i: dict(i.fields))
+        convert = (
+            (lambda i: {"prompt": prompt(i.instruction), "gold": i.answer, "completion": i.completion})
+            if own
+            else (lambda i: dict(i.fields))
+        )
         rows["test"] = [{"id": number, **convert(item)} for number, item in enumerate(items)]
         if not own:
             wanted = _shots(source) if num_fewshot is None else num_fewshot

@@ -25,6 +25,17 @@ class TaskScores:
     scores: tuple[BenchmarkScore, ...]
     samples: list[dict[str, Any]]
 
+    def with_more(self, other: "TaskScores") -> "TaskScores":
+        """These, and then others of the same task.
+
+        Args:
+            other: They.
+
+        Returns:
+            Both.
+        """
+        return TaskScores((*self.scores, *other.scores), [*self.samples, *other.samples])
+
 
 class ScoreFile:
     """`scores.json` and `samples/`: grows by a task at a time, each time whole."""
@@ -75,14 +86,12 @@ class BaseScoreCache:
         self._folder = folder
         self._key = f"{model} {precision}"
 
-    def fetch(
-        self, task: PreparedTask, *, limit: int | None, version: str, score: Callable[[], TaskScores]
-    ) -> TaskScores:
+    def fetch(self, task: PreparedTask, *, asked: str, version: str, score: Callable[[], TaskScores]) -> TaskScores:
         """The scores of a task, computed once.
 
         Args:
             task: Prepared.
-            limit: Items scored.
+            asked: How many items are scored, and what else changes the answers.
             version: Of the harness.
             score: Computes them.
 
@@ -92,7 +101,7 @@ class BaseScoreCache:
         if self._folder is None:
             return score()
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{text_fingerprint(f'{self._key} {task.fingerprint} {limit} {version}')}.json"
+        path = self._folder / f"{text_fingerprint(f'{self._key} {task.fingerprint} {asked} {version}')}.json"
         with FileLock(path.with_suffix(".lock")):
             if path.exists():
                 try:

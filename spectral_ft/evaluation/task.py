@@ -29,6 +29,11 @@ class TestItem(Protocol):
         ...
 
     @property
+    def completion(self) -> str:
+        """What should be written."""
+        ...
+
+    @property
     def answer(self) -> str:
         """What is right."""
         ...

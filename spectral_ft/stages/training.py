@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spectral_ft.errors import DataError, SpectralFTError
+from spectral_ft.errors import DataError, OutOfMemory
 from spectral_ft.experiment import Experiment
 from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.machine import package_versions
@@ -26,10 +26,6 @@ from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcom
 log = logging.getLogger(__name__)
 COMPUTING = ("spectral_ft", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """Packages whose versions a checkpoint must share with the run that goes on from it."""
-
-
-class OutOfMemory(SpectralFTError):  # noqa: N818 - reads as what happened
-    """The device has less memory than the training needs."""
 
 
 def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from spectral_ft.errors import ConfigError
 from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.evaluation.task import Task
 
@@ -12,6 +13,7 @@ TASK = Task(name="gsm8k", templates={"paper": "number"})
 
 
 def benchmark(**options):
+    """A benchmark of one task, with the options of its file but for those given."""
     defaults = {
         "tasks": {"gsm8k": TASK},
         "data_dir": None,
@@ -19,6 +21,9 @@ def benchmark(**options):
         "limit": None,
         "num_fewshot": None,
         "batch_size": 16,
+        "generation": {},
+        "chat_template": False,
+        "gold_loss": False,
         "stages": ["base", "tuned"],
         "cache": False,
     }
@@ -61,3 +66,16 @@ def test_a_tilde_is_the_home(tmp_path, monkeypatch):
 def test_options_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         benchmark(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("generation", "sentence"),
+    [
+        ({"max_gen_toks": 0}, "benchmark.generation.max_gen_toks=0: at least 1 new token"),
+        ({"max_gen_toks": "many"}, "benchmark.generation.max_gen_toks=many: at least 1 new token"),
+        ({"max_new_tokens": 5}, "benchmark.generation.max_new_tokens is not the harness's name"),
+    ],
+)
+def test_generation_must_end(generation, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        benchmark(generation=generation)

@@ -13,6 +13,7 @@ from spectral_ft.data.rows import Item
 from spectral_ft.errors import CheckpointError, ConfigError
 from spectral_ft.evaluation.classifier import evaluator_version, prepare_texts, score_classifier
 from spectral_ft.evaluation.task import Task
+from tests.evaluation.test_benchmark import benchmark
 from tests.models.small_checkpoints import CONTEXT, bert_config, bert_tokenizer
 
 LABELS = ["negative", "positive"]
@@ -51,10 +52,9 @@ def score(tmp_path, model, *, items=ITEMS, labels=LABELS, stage="base", batch_si
         model,
         bert_tokenizer(),
         task,
+        benchmark(batch_size=batch_size, limit=limit),
         labels=labels,
         stage=stage,
-        batch_size=batch_size,
-        limit=limit,
         context=context,
     )
 

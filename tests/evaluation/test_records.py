@@ -75,9 +75,9 @@ class Scorer:
         return finished("gsm8k", "base", value=float(self.calls))
 
 
-def fetch(folder, scorer, *, model="m", precision="float32", task=TASK, limit=5, version="1"):
+def fetch(folder, scorer, *, model="m", precision="float32", task=TASK, asked="5", version="1"):
     cache = BaseScoreCache(folder, model=model, precision=precision)
-    return cache.fetch(task, limit=limit, version=version, score=scorer)
+    return cache.fetch(task, asked=asked, version=version, score=scorer)
 
 
 def test_a_base_score_is_computed_once(tmp_path):
@@ -91,7 +91,7 @@ def test_a_base_score_is_computed_once(tmp_path):
     [
         {"model": "n"},
         {"precision": "nf4"},
-        {"limit": None},
+        {"asked": "None"},
         {"version": "2"},
         {"task": PreparedTask(name="gsm8k", protocol="paper", file=Path("gsm8k.yaml"), fingerprint="g")},
     ],

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
-from spectral_ft.errors import DataError
+from spectral_ft.errors import DataError, OutOfMemory
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
-from spectral_ft.stages.training import OutOfMemory, check_data, train_adapter
+from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json
 from spectral_ft.training import held_out
 from spectral_ft.types import AllocationPlan, MatrixAllocation, TrainOutcome

@@ -1,0 +1,110 @@
+"""What a model has answered so far, on disk, so that a killed evaluation goes on within its task.
+
+The harness's own response cache, with two differences: JSON stands in the place of pickle, since a run folder may come
+from somebody else, and answers are committed a batch at a time, so that what is left falls into the same batches as in
+an evaluation that was not killed.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM, CacheHook, CachingLM, hash_args
+from sqlitedict import SqliteDict
+
+log = logging.getLogger(__name__)
+
+
+class Responses(CacheHook):
+    """Answers by request, and of written ones whether they came to an end; the harness hands them over row by row."""
+
+    def __init__(self, file: Path) -> None:
+        """Open, or begin.
+
+        Args:
+            file: Made; it belongs to one task and one model with one adapter.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not _is_whole(file):
+            log.warning("%s is damaged: what it held is asked again", file)
+            file.unlink()
+        self.dbdict = SqliteDict(os.fspath(file), encode=json.dumps, decode=json.loads)
+        self._file = file
+        self._rows: deque[bool] = deque()
+
+    def batch_begins(self) -> None:
+        """Keep what was answered before."""
+        self.dbdict.commit(blocking=False)
+
+    def batch_ended(self, rows: Iterable[bool]) -> None:
+        """Note of a written batch which answers came to an end.
+
+        Args:
+            rows: In the order in which the harness will hand the answers over.
+        """
+        self._rows = deque(rows)
+
+    def add_partial(self, attr: str, req: Iterable[Any], res: Any) -> None:
+        """Take one answer.
+
+        Args:
+            attr: What was asked for.
+            req: The request.
+            res: The answer.
+        """
+        key = hash_args(attr, req)
+        self.dbdict[key] = res
+        if attr == "generate_until":
+            self.dbdict[f"{key} ended"] = self._rows.popleft()
+
+    def ended(self, prompt: str, options: dict[str, Any]) -> bool:
+        """Whether a written answer came to an end by itself.
+
+        Args:
+            prompt: The request.
+            options: Its generation settings.
+
+        Returns:
+            False where the limit of new tokens cut it.
+        """
+        return bool(self.dbdict.get(f"{hash_args('generate_until', (prompt, options))} ended", True))
+
+    def close(self, *, finished: bool) -> None:
+        """Let go of the file.
+
+        Args:
+            finished: The task is done: the file is removed.
+        """
+        self.dbdict.commit()
+        self.dbdict.close()
+        if finished:
+            self._file.unlink(missing_ok=True)
+
+
+class OnceAsked(CachingLM):
+    """A model that is asked only what it has not answered yet."""
+
+    def __init__(self, lm: LM, responses: Responses) -> None:
+        """Begin.
+
+        Args:
+            lm: Asked.
+            responses: Of it so far.
+        """
+        self.lm = lm
+        self.cache_db = ""
+        self.dbdict = responses.dbdict
+        lm.set_cache_hook(responses)
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with sqlite3.connect(file) as connection:
+            return bool(connection.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError:
+        return False
