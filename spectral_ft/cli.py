@@ -7,6 +7,7 @@ COMMANDS = {
     "run": "the whole job: analyse, allocate, train, score",
     "analyze": "the spectral stage alone",
     "plan": "which matrix gets which rank, and what that costs, without training",
+    "evaluate": "scores of a model, or of adapters that exist already",
     "export": "a finished run as a merged model, PEFT adapter, state dict or Axolotl list",
 }
 

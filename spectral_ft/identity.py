@@ -11,7 +11,7 @@ from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 RECORD_FORMAT = 1
 """Of the files in a run folder; part of every identity."""
 
-PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path")
+PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path", "adapter", "rescore")
 """Options whose content counts, not their name."""
 
 LEFT_OUT = (
@@ -48,7 +48,8 @@ def run_id(config: Mapping[str, Any]) -> str:
     }
     for key in PATHS:
         if flat.get(key) is not None:
-            flat[key] = _content(str(flat[key]))
+            named = flat[key]
+            flat[key] = [_content(str(one)) for one in named] if isinstance(named, list) else _content(str(named))
     text = json.dumps({"format": RECORD_FORMAT, **flat}, sort_keys=True, default=str)
     return text_fingerprint(text)[:LENGTH]
 

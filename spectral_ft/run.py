@@ -19,11 +19,20 @@ def job(config: "DictConfig") -> float | None:
 
     Returns:
         The objective for a sweeper: the mean over tasks of the leading score after training.
+
+    Raises:
+        ConfigError: If it is given what only `evaluate` reads.
     """
     from spectral_ft.compose import build_experiment
+    from spectral_ft.errors import ConfigError
     from spectral_ft.pipeline import run
     from spectral_ft.reporting.closing_table import closing_table, objective
 
+    for option in ("adapter", "rescore"):
+        if config[option] is not None:
+            raise ConfigError(
+                f"{option}={config[option]} is an option of `evaluate`; a run trains an adapter of its own."
+            )
     folder = Path(HydraConfig.get().runtime.output_dir)
     result = run(build_experiment(config), folder)
     if result is None:

@@ -51,5 +51,7 @@ class RunConfig:
     tracking: Any
     analysis: Any
     planning: Any
+    adapter: Any
+    rescore: str | None
     seed: int
     figures: bool

@@ -33,7 +33,7 @@ LEVELS = [
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
     {"entry", "api"},
-    {"run", "analyze", "plan", "export"},
+    {"run", "analyze", "plan", "evaluate", "export"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -41,7 +41,7 @@ ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
     "wandb": {"tracking"},
-    "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan"},
+    "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
 }

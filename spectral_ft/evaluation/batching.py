@@ -20,6 +20,8 @@ SHARE = 0.4
 """Of the free memory: what is estimated leaves out what the libraries hold for a moment."""
 ACTIVATIONS = 12
 """Widths of a token that one block holds at a time: hidden and intermediate ones, with copies."""
+GROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits are."""
 
 
 def items_at_once(
@@ -68,10 +70,9 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
+        limit = (GROUP / "memory.max").read_text().strip()
+        used = int((GROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return free
     return min(free, int(limit) - used) if limit.isdigit() else free

@@ -124,7 +124,10 @@ class CheckedModel(HFLM):
     def _ended(self, answers: torch.Tensor, stop: Sequence[str], *, limited: bool) -> list[bool]:
         if not limited:
             return [True] * len(answers)
-        by_token = answers.eq(self.eot_token_id).any(1).tolist()
+        generation = getattr(self.model, "generation_config", None)
+        more = getattr(generation, "eos_token_id", None)  # of chat models often several
+        ends = {self.eot_token_id, *(more if isinstance(more, list) else [more])} - {None}
+        by_token = torch.isin(answers, torch.tensor(sorted(ends), device=answers.device)).any(1).tolist()
         return [
             done or any(text in self.tok_decode(row) for text in stop)
             for done, row in zip(by_token, answers.tolist(), strict=True)

@@ -1,0 +1,60 @@
+"""`python -m spectral_ft.evaluate model=M [adapter=DIR] benchmark=B`: scores of what exists already.
+
+Leaves `scores.json` and `samples/`. `adapter=[DIR,DIR]` scores several adapters of one loaded base, each in a folder
+of its own; a DIR is an adapter, or a run that has one. `rescore=DIR` reads the answers that are stored in DIR by every
+rule that fits them, and generates nothing.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+from spectral_ft.entry import hydra_entry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: "DictConfig") -> None:
+    """One evaluation.
+
+    Args:
+        config: As Hydra composed it.
+    """
+    from spectral_ft.compose import build_experiment
+    from spectral_ft.reporting.score_table import score_table
+    from spectral_ft.run_folder import claimed, mark_started
+    from spectral_ft.stages.adapters import adapter_folders
+    from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
+    from spectral_ft.stages.evaluation import Scorer
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    experiment = build_experiment(config)
+    if config.rescore is not None:
+        from spectral_ft.stages.rescoring import rescored
+
+        scores = rescored(Path(config.rescore).expanduser(), folder)
+        print(score_table(scores, folder, title=f"answers of {config.rescore}, read again"))
+        return
+    with claimed(folder, experiment.run_id):
+        checkpoint = experiment.model.locate()
+        adapters = adapter_folders(config.adapter, experiment.model.label, checkpoint)
+        tasks = source_tasks(experiment)
+        mark_started(folder, experiment.run_id, experiment.config)
+        fetch_from_hub(experiment, tasks, folder)
+        checkpoint.check_whole()
+        scorer = Scorer(experiment, checkpoint, tasks)
+        for name, adapter in adapters.items():
+            place = folder / name if len(adapters) > 1 else folder
+            scores = scorer.score(place, adapter=adapter)
+            print(score_table(scores, place, title=f"{experiment.model.label}, {name}"))
+
+
+def main() -> None:
+    """The command."""
+    hydra_entry(job, name="evaluate")
+
+
+if __name__ == "__main__":
+    main()

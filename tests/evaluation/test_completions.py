@@ -1,0 +1,76 @@
+"""The loss on gold completions; oracle: the model's own logits, item by item."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spectral_ft.data.rows import Item
+from spectral_ft.evaluation import language_model
+from spectral_ft.evaluation.completions import Gold, completion_scores
+from spectral_ft.evaluation.harness import score_task
+from spectral_ft.types import BenchmarkScore
+from tests.evaluation.small_tasks import choices, small_llama, sums
+from tests.evaluation.test_benchmark import benchmark
+
+ITEMS = [Item(f"{n} + {n * n} =", f"so it is #### {n + n * n}", str(n + n * n)) for n in range(1, 6)]
+OPTIONS = benchmark(batch_size=2, gold_loss=True)
+
+
+def expected(prompt: str, completion: str) -> float:
+    model, tokenizer = small_llama()
+    before = tokenizer(prompt)["input_ids"]
+    ids = torch.tensor([tokenizer(prompt + completion)["input_ids"]])
+    with torch.no_grad():
+        logs = model(ids).logits[0].log_softmax(-1)
+    own = [-float(logs[place - 1, ids[0, place]]) for place in range(len(before), ids.shape[1])]
+    return sum(own) / len(own)
+
+
+def test_loss_and_perplexity_of_what_should_have_been_written(tmp_path: Path) -> None:
+    found = score_task(*small_llama(), sums(tmp_path, ITEMS), OPTIONS, stage="tuned", context=64)
+    losses = [expected(item.instruction, f" {item.completion}") for item in ITEMS]
+    by_metric = {score.metric: score for score in found.scores}
+    mean = sum(losses) / len(losses)
+    assert by_metric["gold_loss"].value == pytest.approx(mean, rel=1e-5)
+    assert by_metric["gold_perplexity"].value == pytest.approx(torch.tensor(mean).exp().item(), rel=1e-5)
+    assert by_metric["gold_loss"].stderr == pytest.approx(torch.tensor(losses).std().item() / 5**0.5, rel=1e-4)
+    rows = [row for row in found.samples if row["extractor"] == "completion"]
+    assert [row["metrics"]["gold_loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    assert {(row["stage"], row["response"]) for row in rows} == {("tuned", None)}
+    assert found.scores[0].metric == "exact_match"  # what counts comes first
+
+
+def test_of_choices_it_is_the_right_one_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = language_model.CheckedModel._model_call
+    monkeypatch.setattr(
+        language_model.CheckedModel,
+        "_model_call",
+        lambda self, inputs, *a, **k: calls.append(1) or original(self, inputs, *a, **k),
+    )
+    without = score_task(
+        *small_llama(), choices(tmp_path / "a", ITEMS), benchmark(batch_size=2), stage="base", context=64
+    )
+    alone, calls[:] = len(calls), []
+    found = score_task(*small_llama(), choices(tmp_path / "b", ITEMS), OPTIONS, stage="base", context=64)
+    assert len(calls) == alone > 1
+    assert without.scores == found.scores[: len(without.scores)]
+    rows = [row for row in found.samples if row["extractor"] == "completion"]
+    losses = [expected(item.instruction, f" {item.answer}") for item in ITEMS]
+    assert [row["metrics"]["gold_loss"] for row in rows] == pytest.approx(losses, rel=1e-4)
+
+
+def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    items = [*ITEMS[:2], ITEMS[2]._replace(completion="1 " * 80)]
+    found = score_task(*small_llama(), sums(tmp_path, items), OPTIONS, stage="base", context=64)
+    (score,) = [score for score in found.scores if score.metric == "gold_loss"]
+    assert score.n == 2 and found.scores[0].n == 3
+    assert "1 of 3 gold completions do not fit the model" in caplog.text
+
+
+def test_no_number_is_too_large() -> None:
+    leading = BenchmarkScore("t", "exact_match", 0.0, None, 1, 0, "strict", "paper", "base", "1")
+    found = completion_scores({0: 1e4}, [Gold(0, "a", " b")], leading)
+    assert [score.value for score in found.scores] == [1e4, float("inf")]
