@@ -166,7 +166,7 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
         The tokenizer.
 
     Raises:
-        CheckpointError: If it cannot be loaded, or has ids beyond the model's vocabulary.
+        CheckpointError: If it cannot be loaded, has ids beyond the model's vocabulary, or nothing to pad with.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -174,6 +174,11 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: the tokenizer could not be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise CheckpointError(
+                f"{folder}: its tokenizer has neither a padding nor an end token, and batches need one: name it as "
+                "pad_token in its tokenizer_config.json."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = padding_side(kind)
     largest = max(tokenizer.get_vocab().values())

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,20 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="the tokenizer could not be loaded"):
         load_tokenizer(folder, kind="classifier", trust_remote_code=False)
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_or_is_refused(llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "llama")
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    del config["pad_token"]
+    file.write_text(json.dumps(config))
+    tokenizer = load_tokenizer(folder, trust_remote_code=False)
+    assert tokenizer.pad_token == tokenizer.eos_token == config["eos_token"]
+    del config["eos_token"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"neither a padding nor an end token, .* tokenizer_config\.json"):
+        load_tokenizer(folder, trust_remote_code=False)
 
 
 def test_a_decoder_that_classifies_finds_the_end_of_a_padded_text(llama):

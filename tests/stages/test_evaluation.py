@@ -1,16 +1,24 @@
 """Oracle: small models of every kind on folders made here; a hub that is replaced by a function."""
 
+import copy
 import json
+import shutil
 
 import pytest
 from peft import LoraConfig, get_peft_model
 from torch.nn import init
+from transformers import AutoModelForCausalLM
 
-from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.adapters.origin import write_origin
+from spectral_ft.errors import CheckpointError, ConfigError, DataError
 from spectral_ft.models.loading import load_model
 from spectral_ft.stages import evaluation
+from spectral_ft.stages.adapters import adapter_folders
 from spectral_ft.stages.benchmarks import source_tasks
 from spectral_ft.stages.evaluation import Scorer
+from spectral_ft.training.train import seed_everything
+from spectral_ft.types import AllocationPlan
+from tests.conftest import EMBEDDED
 from tests.models.small_checkpoints import save_bert, save_t5
 from tests.test_compose import built
 
@@ -149,3 +157,74 @@ def test_the_standard_task_on_raw_local_files_is_lm_evals_own(name, shared_data,
     assert "lm_eval/tasks" in prepared.file.read_text().splitlines()[0]
     with pytest.raises(ConfigError, match="lack what lm-eval's own task shows"):
         source_tasks(built(*options[::2], f"benchmark.data_dir={shared_data / 'llm_adapters'}"))
+
+
+@pytest.fixture
+def adapters(tmp_path):
+    """Two that change what the embedded model writes, in folders as runs and as nothing else has them."""
+    base = AutoModelForCausalLM.from_pretrained(EMBEDDED)
+    folders = {"one": tmp_path / "one" / "adapter", "two": tmp_path / "two"}
+    for seed, folder in enumerate(folders.values()):
+        seed_everything(seed)
+        config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+        adapted = get_peft_model(copy.deepcopy(base), config)
+        adapted.save_pretrained(folder)
+    return {name: tmp_path / name for name in folders}
+
+
+def embedded(*options):
+    return built("benchmark.limit=6", "benchmark.cache=false", "benchmark.gold_loss=true", *options)
+
+
+def test_one_loaded_base_answers_for_every_adapter(adapters, tmp_path, monkeypatch):
+    loaded = []
+    original = evaluation.load_base
+    monkeypatch.setattr(evaluation, "load_base", lambda *given: loaded.append(1) or original(*given))
+    experiment = embedded()
+    checkpoint = experiment.model.locate()
+    places = adapter_folders([str(folder) for folder in adapters.values()], "tiny", checkpoint)
+    assert list(places) == ["one", "two"] and places["one"].name == "adapter"
+
+    def score(scorer, name, folder):
+        return scorer.score(tmp_path / folder / name, adapter=places[name])
+
+    together = Scorer(experiment, checkpoint, source_tasks(experiment))
+    found = {name: score(together, name, "together") for name in places}
+    assert len(loaded) == 1
+    for name, scores in found.items():
+        assert score(Scorer(experiment, checkpoint, source_tasks(experiment)), name, "alone") == scores
+        files = [tmp_path / folder / name / "samples" / "wordmath.jsonl" for folder in ("together", "alone")]
+        assert files[0].read_text() == files[1].read_text()
+    losses = {(name, s.stage): s.value for name, scores in found.items() for s in scores if s.metric == "gold_loss"}
+    assert losses["one", "base"] == losses["two", "base"]
+    assert len({losses["one", "tuned"], losses["two", "tuned"], losses["one", "base"]}) == 3
+    monkeypatch.setattr(evaluation, "load_base", None)
+    assert score(Scorer(experiment, checkpoint, source_tasks(experiment)), "two", "together") == found["two"]
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("nowhere", "adapter=nowhere is no folder: give that of an adapter, or of a finished run"),
+        ("{empty}", "holds no adapter: neither adapter_config.json nor trained.safetensors is there"),
+        (["{one}", "{one}"], "is named twice: each adapter is scored once"),
+        (["{one}", "{foreign}"], "was trained on another .*, not on tiny .* Give the base it belongs to"),
+    ],
+)
+def test_an_adapter_that_cannot_be_scored_is_refused_before_the_base_loads(named, sentence, adapters, tmp_path):
+    (tmp_path / "empty").mkdir()
+    foreign = shutil.copytree(adapters["two"], tmp_path / "foreign")
+    plan = AllocationPlan(allocations=(), trainable_parameters=0, adapter_parameters=0, base_parameters=1)
+    write_origin(foreign, model="another", fingerprint="0", plan=plan)
+    places = {"one": adapters["one"], "empty": tmp_path / "empty", "foreign": foreign}
+    said = [one.format(**places) for one in ([named] if isinstance(named, str) else named)]
+    with pytest.raises((CheckpointError, ConfigError), match=sentence):
+        adapter_folders(said, "tiny", embedded().model.locate())
+
+
+def test_names_of_adapters_take_as_many_parts_as_they_need(adapters, tmp_path):
+    for sweep in ("a", "b"):
+        shutil.copytree(adapters["one"], tmp_path / sweep / "run")
+    named = [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run")]
+    assert list(adapter_folders(named, "tiny", embedded().model.locate())) == ["run", "b_run"]
+    assert adapter_folders(None, "tiny", embedded().model.locate()) == {"base": None}
