@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from spectral_ft.adapters.soundness import check_finite
 from spectral_ft.errors import CheckpointError, PlanError
 from spectral_ft.storage import write_json
 from spectral_ft.types import MatrixShape
@@ -138,6 +139,7 @@ def open_bottlenecks(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except (OSError, SafetensorError, PlanError) as error:
         raise CheckpointError(f"{folder} could not be put on this base model: {error}") from error
     expected = _adapter_weights(sites)
+    check_finite(stored, folder)
     for name in sorted(expected.keys() ^ stored.keys()):
         what = "is missing from" if name in expected else f"is not in {CONFIG}, but in"
         raise CheckpointError(f"{name} {what} {folder / WEIGHTS}: the two files do not belong together.")
@@ -147,8 +149,6 @@ def open_bottlenecks(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                 f"{name} in {folder} has shape {tuple(stored[name].shape)}, this base model needs "
                 f"{tuple(weight.shape)}: open it with the model on which it was trained."
             )
-        if not torch.isfinite(stored[name]).all():
-            raise CheckpointError(f"{name} in {folder} holds NaN or infinite entries: its training diverged.")
         weight.data.copy_(stored[name])
     _put(model, sites, trainable=False).train(False)
     return model

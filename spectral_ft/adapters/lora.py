@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from spectral_ft.adapters.counting import check_count
 from spectral_ft.adapters.sharing import tie
 from spectral_ft.errors import PlanError
 from spectral_ft.types import AllocationPlan
@@ -84,11 +85,7 @@ def add_lora(
     for allocation in plan.adapted:
         if not allocation.lr_multiplier:
             adapted.get_base_model().get_submodule(allocation.name).requires_grad_(False)
-    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    if trainable != plan.trainable_parameters:
-        raise PlanError(
-            f"the plan counts {plan.trainable_parameters} trainable parameters, the adapted model has {trainable}."
-        )
+    check_count(adapted, plan.trainable_parameters)
     return adapted
 
 
