@@ -93,7 +93,8 @@ def job(options: Options) -> None:
     from omegaconf import OmegaConf
 
     from spectral_ft.compose import build_experiment, register
-    from spectral_ft.stages.export import export, read_record
+    from spectral_ft.stages.export import export
+    from spectral_ft.stages.recorded_run import read_record
 
     recorded = read_record(options.run)
     register()

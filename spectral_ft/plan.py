@@ -24,7 +24,8 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.compose import build_experiment, build_parts
     from spectral_ft.experiment import all_parts
     from spectral_ft.reporting.plan_difference import difference, difference_table
-    from spectral_ft.reporting.plan_table import plan_table, rank_map, step_lines
+    from spectral_ft.reporting.plan_table import plan_table, step_lines
+    from spectral_ft.reporting.rank_map import rank_map
     from spectral_ft.run_folder import claimed, mark_started
     from spectral_ft.stages.allocation import plan_allocation, plan_of
     from spectral_ft.stages.base import base_model

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from spectral_ft.adapters.counting import trained_parameters
 from spectral_ft.compose import build_experiment, composed
 from spectral_ft.configuration import CONF
 from spectral_ft.errors import ConfigError, PlanError
 from spectral_ft.experiment import Experiment, all_parts
-from spectral_ft.methods.seam import trained_parameters
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model, load_base
 from spectral_ft.stages.reading import what_plans_read

@@ -470,29 +470,6 @@ def test_a_file_where_the_folder_shall_be(run: Path, tmp_path: Path, exporter: E
     refused(exporter(f"run={run}", "to=peft", f"out={tmp_path / 'file'}"), "file is a file: give a folder")
 
 
-def test_a_folder_without_a_run(tmp_path: Path, exporter: Exporter) -> None:
-    refused(exporter(f"run={tmp_path}", "to=peft"), "holds no run", "result.json", "run.json")
-
-
-def test_a_run_that_is_still_training(run: Path, exporter: Exporter) -> None:
-    (run / "result.json").unlink()
-    (run / "train.json").unlink()
-    refused(exporter(f"run={run}", "to=peft"), "has not finished its training", "train.json is missing")
-
-
-@pytest.mark.parametrize("file", ["result.json", "run.json"])
-def test_a_run_of_another_format(file: str, run: Path, exporter: Exporter) -> None:
-    edit_json(run / file, format=99)
-    if file == "run.json":
-        (run / "result.json").unlink()
-    refused(exporter(f"run={run}", "to=peft"), "has record format 99, this version reads 1")
-
-
-def test_a_damaged_record(run: Path, exporter: Exporter) -> None:
-    (run / "result.json").write_text('{"run_id": ')
-    refused(exporter(f"run={run}", "to=peft"), "result.json is damaged")
-
-
 def test_a_run_without_its_adapter(run: Path, exporter: Exporter) -> None:
     shutil.rmtree(run / "adapter")
     refused(exporter(f"run={run}", "to=merged"), "adapter holds no adapter")

@@ -6,6 +6,8 @@ import torch
 from peft import AdaLoraConfig, AdaLoraModel, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from spectral_ft.adapters.lora_layer import ADAPTER
+
 ALLOCATOR = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """The allocator's importance of each factor, and the two running means it is judged by."""
 
@@ -72,9 +74,9 @@ def ranks(model: PeftModel) -> dict[str, int]:
         Module name to rank.
     """
     return {
-        name: int(torch.count_nonzero(layer.lora_E["default"]))
+        name: int(torch.count_nonzero(layer.lora_E[ADAPTER]))
         for name, layer in model.get_base_model().named_modules()
-        if "default" in getattr(layer, "lora_E", {})
+        if ADAPTER in getattr(layer, "lora_E", {})
     }
 
 
@@ -83,4 +85,4 @@ def _tuner(model: PeftModel) -> AdaLoraModel:
 
 
 def _config(model: PeftModel) -> AdaLoraConfig:
-    return cast(AdaLoraConfig, model.peft_config["default"])
+    return cast(AdaLoraConfig, model.peft_config[ADAPTER])

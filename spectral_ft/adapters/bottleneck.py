@@ -1,21 +1,13 @@
-"""Bottleneck adapters without biases, before a frozen linear module or beside it.
-
-    series:    h = W (x + U tanh(D x))      D: (size, d_in), U: (d_in, size)
-    parallel:  h = W x + U tanh(D x)        D: (size, d_in), U: (d_out, size)
-
-The frozen module stays whole below `base_layer` and is only called, so it may be packed, transposed or have
-a bias. The adapter is float32 whatever the base is in.
+"""Bottleneck adapters without biases, put on a model, counted, saved and opened again.
 
 Source: LLM-Adapters, arXiv:2304.01933, section 2, with the sites of its released code: its series adapter is
 on the input of a linear module, where the paper draws it after a sublayer.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
@@ -24,15 +16,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from spectral_ft.adapters.bottleneck_layer import BottleneckLinear, Init, Placement, width_of
+from spectral_ft.adapters.soundness import check_finite
 from spectral_ft.errors import CheckpointError, PlanError
 from spectral_ft.storage import write_json
 from spectral_ft.types import MatrixShape
-
-Placement = Literal["series", "parallel"]
-"""On the module's input, or beside the module."""
-
-Init = Literal["zero", "bert"]
-"""Up is zero and down Kaiming-uniform, as LoRA's factors; or both N(0, 0.02), as published."""
 
 NOT_MERGEABLE = (
     "Bottleneck adapters cannot be merged into the weights: between down and up stands a tanh, so no single matrix "
@@ -63,7 +51,7 @@ def bottleneck_parameters(sizes: Mapping[str, int], matrices: Sequence[MatrixSha
     total = 0
     for name, size in _checked(sizes).items():
         d_out, d_in = known[name]
-        total += size * (d_in + _width(placement, d_in=d_in, d_out=d_out))
+        total += size * (d_in + width_of(placement, d_in=d_in, d_out=d_out))
     return total
 
 
@@ -87,7 +75,7 @@ def add_bottlenecks(
     """
     sites = _wrapped(model, sizes, placement=placement, init=init)
     for site in sites.values():
-        _INITS[init](site.bottleneck_down.weight, site.bottleneck_up.weight)
+        site.start()
     return _put(model, sites, trainable=True)
 
 
@@ -138,6 +126,7 @@ def open_bottlenecks(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except (OSError, SafetensorError, PlanError) as error:
         raise CheckpointError(f"{folder} could not be put on this base model: {error}") from error
     expected = _adapter_weights(sites)
+    check_finite(stored, folder)
     for name in sorted(expected.keys() ^ stored.keys()):
         what = "is missing from" if name in expected else f"is not in {CONFIG}, but in"
         raise CheckpointError(f"{name} {what} {folder / WEIGHTS}: the two files do not belong together.")
@@ -147,53 +136,9 @@ def open_bottlenecks(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                 f"{name} in {folder} has shape {tuple(stored[name].shape)}, this base model needs "
                 f"{tuple(weight.shape)}: open it with the model on which it was trained."
             )
-        if not torch.isfinite(stored[name]).all():
-            raise CheckpointError(f"{name} in {folder} holds NaN or infinite entries: its training diverged.")
         weight.data.copy_(stored[name])
     _put(model, sites, trainable=False).train(False)
     return model
-
-
-class BottleneckLinear(nn.Module):
-    """A frozen linear module with a bottleneck adapter."""
-
-    def __init__(self, base_layer: Any, size: int, *, placement: Placement, init: Init) -> None:
-        super().__init__()
-        d_in, d_out = _sides(base_layer)
-        width, device = _width(placement, d_in=d_in, d_out=d_out), base_layer.weight.device
-        empty: Callable[..., nn.Linear] = nn.utils.skip_init  # to be filled from a seed or from a file
-        self.base_layer = base_layer
-        self.bottleneck_down = empty(nn.Linear, d_in, size, bias=False, device=device, dtype=torch.float32)
-        self.bottleneck_up = empty(nn.Linear, size, width, bias=False, device=device, dtype=torch.float32)
-        self.placement, self.init = placement, init
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The frozen module's: T5 and Falcon ask their projections for its dtype."""
-        return cast(torch.Tensor, self.base_layer.weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The adapted map.
-
-        Args:
-            x: Shape (..., d_in).
-
-        Returns:
-            Shape (..., d_out), in the dtype of `x`.
-        """
-        return cast(torch.Tensor, _FORWARDS[self.placement](self, x)).to(x.dtype)
-
-    def update(self, x: torch.Tensor) -> torch.Tensor:
-        """What the adapter adds: `U tanh(D x)`.
-
-        Args:
-            x: Shape (..., d_in).
-
-        Returns:
-            Shape (..., d_in) in series, (..., d_out) in parallel; in the adapter's dtype.
-        """
-        down = self.bottleneck_down(x.to(self.bottleneck_down.weight.dtype))
-        return cast(torch.Tensor, self.bottleneck_up(torch.tanh(down)))
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -202,38 +147,6 @@ class _Config:
     placement: Placement
     init: Init
     sizes: dict[str, Annotated[int, Field(ge=1)]]
-
-
-def _series(site: BottleneckLinear, x: torch.Tensor) -> Any:
-    return site.base_layer((x + site.update(x)).to(x.dtype))
-
-
-def _parallel(site: BottleneckLinear, x: torch.Tensor) -> Any:
-    return site.base_layer(x) + site.update(x)
-
-
-def _start_at_zero(down: torch.Tensor, up: torch.Tensor) -> None:
-    nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-    nn.init.zeros_(up)
-
-
-def _start_as_published(down: torch.Tensor, up: torch.Tensor) -> None:
-    nn.init.normal_(down, std=0.02)
-    nn.init.normal_(up, std=0.02)
-
-
-_FORWARDS: dict[Placement, Callable[[BottleneckLinear, torch.Tensor], Any]] = {"series": _series, "parallel": _parallel}
-_INITS: dict[Init, Callable[[torch.Tensor, torch.Tensor], None]] = {"zero": _start_at_zero, "bert": _start_as_published}
-
-
-def _width(placement: Placement, *, d_in: int, d_out: int) -> int:
-    # Of what the adapter adds to: the module's input, or its output.
-    return {"series": d_in, "parallel": d_out}[placement]
-
-
-def _sides(module: Any) -> tuple[int, int]:
-    # (d_in, d_out) as the module declares them: a packed weight's own shape says nothing.
-    return (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
 
 
 def _checked(sizes: Mapping[str, int]) -> Mapping[str, int]:

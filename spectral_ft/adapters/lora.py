@@ -15,6 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from spectral_ft.adapters.counting import check_count
+from spectral_ft.adapters.lora_layer import factors, is_adapted
 from spectral_ft.adapters.sharing import tie
 from spectral_ft.errors import PlanError
 from spectral_ft.types import AllocationPlan
@@ -84,11 +86,7 @@ def add_lora(
     for allocation in plan.adapted:
         if not allocation.lr_multiplier:
             adapted.get_base_model().get_submodule(allocation.name).requires_grad_(False)
-    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    if trainable != plan.trainable_parameters:
-        raise PlanError(
-            f"the plan counts {plan.trainable_parameters} trainable parameters, the adapted model has {trainable}."
-        )
+    check_count(adapted, plan.trainable_parameters)
     return adapted
 
 
@@ -124,10 +122,9 @@ def set_directions(model: PeftModel, directions: Mapping[str, np.ndarray]) -> No
         PlanError: If an adapter has no directions, or not as many as its rank.
     """
     for name, layer in model.get_base_model().named_modules():
-        factor = getattr(layer, "lora_A", {})
-        if "default" not in factor:
+        if not is_adapted(layer):
             continue
-        weight = factor["default"].weight
+        weight, _ = factors(layer)
         found = directions.get(name)
         if found is None or found.shape != tuple(weight.shape):
             raise PlanError(

@@ -22,7 +22,8 @@ from pydantic import ConfigDict, FiniteFloat
 from pydantic.dataclasses import dataclass
 from transformers import PreTrainedModel
 
-from spectral_ft.adapters.bottleneck import NOT_MERGEABLE, BottleneckLinear
+from spectral_ft.adapters.bottleneck import NOT_MERGEABLE
+from spectral_ft.adapters.bottleneck_layer import BottleneckLinear
 from spectral_ft.errors import CheckpointError, PlanError
 
 MERGEABLE = frozenset({"LORA", "ADALORA", "IA3", "LN_TUNING", "TENSORS"})

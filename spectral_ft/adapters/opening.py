@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from spectral_ft.adapters import bottleneck, tensors
+from spectral_ft.adapters.lora_layer import ADAPTER
+from spectral_ft.adapters.soundness import check_finite
 from spectral_ft.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
@@ -51,15 +53,13 @@ def _check_whole(stored: Mapping[str, torch.Tensor], opened: PeftModel, folder: 
     for name in sorted(wanted.keys() ^ stored.keys()):
         what = "is missing from" if name in wanted else "has no place in the base, but is in"
         raise CheckpointError(f"{folder} could not be put on this base model: {name} {what} its weights.")
-    for name, tensor in stored.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{folder}: {name} holds NaN or infinite entries: its training diverged.")
+    check_finite(stored, folder)
 
 
 def _without_penalty(opened: PeftModel) -> None:
     # PEFT's forward adds AdaLoRA's penalty to every loss, and looks for the adapter that is trained.
-    opened.base_model.trainable_adapter_name = "default"  # type: ignore[assignment]
-    cast(AdaLoraConfig, opened.peft_config["default"]).orth_reg_weight = 0.0
+    opened.base_model.trainable_adapter_name = ADAPTER  # type: ignore[assignment]
+    cast(AdaLoraConfig, opened.peft_config[ADAPTER]).orth_reg_weight = 0.0
 
 
 def form_of(folder: Path) -> str:

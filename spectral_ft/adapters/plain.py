@@ -4,6 +4,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from spectral_ft.adapters.counting import check_count, trained_parameters
 from spectral_ft.errors import PlanError
 
 
@@ -28,9 +29,8 @@ def add_plain(model: PreTrainedModel, config: PeftConfig, *, expected: int | Non
             f"PEFT cannot put {config.peft_type} on model_type {model.config.model_type!r}: {error} Name the modules "
             "in the method's options (method.target_modules)."
         ) from error
-    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    if expected is not None and trained != expected:
-        raise PlanError(f"the plan counts {expected} trainable parameters, the adapted model has {trained}.")
+    if expected is not None:
+        check_count(adapted, expected)
     return adapted
 
 
@@ -46,4 +46,4 @@ def count_trained(blueprint: PreTrainedModel, config: PeftConfig) -> int:
     """
     with torch.device("meta"):
         adapted = add_plain(blueprint.requires_grad_(False), config)
-    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    return trained_parameters(adapted)

@@ -20,22 +20,19 @@ processes. The moments of a carried optimizer state stay those of the old scalin
 import copy
 import math
 import re
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch.nn import Parameter
-from transformers.pytorch_utils import Conv1D
 
-from spectral_ft.adapters.optimizer_state import Replacement, fitting_group, follow, holding_group, padded_state
+from spectral_ft.adapters.lora_layer import ADAPTER, check_plain, factors, is_adapted, is_trained, rank_and_alpha
+from spectral_ft.adapters.optimizer_state import Replacement, follow
+from spectral_ft.adapters.resize_checks import check_optimizer, check_plans, check_same_matrices
 from spectral_ft.errors import PlanError
 from spectral_ft.types import MatrixAllocation
-
-ADAPTER = "default"
-"""PEFT's name of a model's one adapter."""
 
 
 class _Change(NamedTuple):
@@ -49,40 +46,6 @@ class _Change(NamedTuple):
     """Rather than keeps what it has, frozen."""
     moves: bool
     """To another learning rate, or from frozen to trained."""
-
-
-def update_of(model: PeftModel, name: str) -> np.ndarray:
-    """The update of one matrix, `scaling B A`.
-
-    Args:
-        model: With LoRA layers.
-        name: Module path in the base, as in a plan.
-
-    Returns:
-        float64 (d_out, d_in), whatever the orientation of the base's weight.
-
-    Raises:
-        PlanError: If there is no plain LoRA adapter of that name.
-    """
-    layer = dict(model.get_base_model().named_modules()).get(name)
-    if not _is_adapted(layer):
-        raise PlanError(f"{name} has no LoRA adapter, so it has no update: ask for adapted matrices only.")
-    _check_plain(layer, name)
-    return factored_update(layer)
-
-
-def factored_update(layer: Any) -> np.ndarray:
-    """`scaling B A` of one layer.
-
-    Args:
-        layer: Of PEFT, with our adapter.
-
-    Returns:
-        float64 (d_out, d_in).
-    """
-    a, b = _factors(layer)
-    update: np.ndarray = (layer.scaling[ADAPTER] * (b.detach().double() @ a.detach().double())).cpu().numpy()
-    return update
 
 
 def resize(
@@ -112,17 +75,14 @@ def resize(
         PlanError: If a plan does not fit the model, the other plan or the optimizer, or asks for what cannot be done:
             a rank above the smaller side, a resized member of a group, a DoRA layer.
     """
+    check_same_matrices(before, after)
     known = {allocation.name: allocation for allocation in before}
-    if odd := sorted(known.keys() ^ {allocation.name for allocation in after}):
-        raise PlanError(
-            f"{len(odd)} matrices are in one of the two plans only, such as {odd[0]}: both must be of this model."
-        )
     modules = dict(model.get_base_model().named_modules())
     compared = (_change(modules.get(now.name), known[now.name], now) for now in after)
     changes = [change for change in compared if change is not None]
     if optimizer is not None:
         for change in changes:
-            _check_optimizer(change, optimizer)
+            check_optimizer(optimizer, change.module, change.now, moves=change.moves)
     replacements = [replacement for change in changes for replacement in _apply(model, change)]
     if optimizer is not None:
         follow(optimizer, replacements, order=model.parameters())
@@ -137,13 +97,13 @@ def _change(module: torch.nn.Module | None, was: MatrixAllocation, now: MatrixAl
         if was.rank or now.rank:
             raise PlanError(f"the model has no module {now.name}: give plans of this model.")
         return None  # an expert of a stack is a matrix, but no module
-    _check_plans(module, was, now)
-    trained, trains = _is_trained(module), now.rank > 0 and now.lr_multiplier > 0
+    check_plans(module, was, now)
+    trained, trains = is_trained(module), now.rank > 0 and now.lr_multiplier > 0
     moves = trains and (not trained or was.lr_multiplier != now.lr_multiplier)
-    if not moves and trained == trains and (not trains or _size(module) == (now.rank, now.lora_alpha)):
+    if not moves and trained == trains and (not trains or rank_and_alpha(module) == (now.rank, now.lora_alpha)):
         return None
-    if _is_adapted(module):
-        _check_plain(module, now.name)
+    if is_adapted(module):
+        check_plain(module, now.name)
     return _Change(now.name, module, now, trains, moves)
 
 
@@ -151,10 +111,10 @@ def _apply(model: PeftModel, change: _Change) -> list[Replacement]:
     # Change one matrix; what became of its parameters.
     name, module, now = change.name, change.module, change.now
     multiplier = now.lr_multiplier if change.moves else None
-    if not _is_adapted(module):
+    if not is_adapted(module):
         layer = _inject(model, change)
-        return [Replacement(name, None, new, lr_multiplier=multiplier) for new in _factors(layer)]
-    trained, old = _is_trained(module), _factors(module)
+        return [Replacement(name, None, new, lr_multiplier=multiplier) for new in factors(layer)]
+    trained, old = is_trained(module), factors(module)
     for parameter in old:
         parameter.grad = None
     if not change.trains:
@@ -165,14 +125,14 @@ def _apply(model: PeftModel, change: _Change) -> list[Replacement]:
     _refit(module, now)
     return [
         Replacement(name, before if trained else None, new, not shrinks, multiplier)
-        for before, new in zip(old, _factors(module), strict=True)
+        for before, new in zip(old, factors(module), strict=True)
     ]
 
 
 @torch.no_grad()
 def _refit(layer: LoraLayer, now: MatrixAllocation) -> None:
     # Give one layer the plan's rank and scaling.
-    a, b = _factors(layer)
+    a, b = factors(layer)
     scaling = now.lora_alpha / (math.sqrt(now.rank) if layer.use_rslora[ADAPTER] else now.rank)
     if layer.scaling[ADAPTER] != scaling:
         b.mul_(layer.scaling[ADAPTER] / scaling)
@@ -182,7 +142,7 @@ def _refit(layer: LoraLayer, now: MatrixAllocation) -> None:
         new_a, new_b = _grown(*(_shrunk(a, b, now.rank) if now.rank < len(a) else (a, b)), now.rank)
         linear_a.weight, linear_b.weight = Parameter(new_a), Parameter(new_b)
         linear_a.out_features = linear_b.in_features = now.rank
-    for weight in _factors(layer):
+    for weight in factors(layer):
         weight.requires_grad_(True)
     layer.r[ADAPTER], layer.lora_alpha[ADAPTER], layer.scaling[ADAPTER] = now.rank, now.lora_alpha, scaling
 
@@ -223,91 +183,9 @@ def _inject(model: PeftModel, change: _Change) -> Any:
 def _describe(model: PeftModel) -> None:
     # The configuration that is saved says what the layers are.
     config: Any = model.peft_config[ADAPTER]
-    sizes = {name: _size(module) for name, module in model.get_base_model().named_modules() if _is_adapted(module)}
+    sizes = {
+        name: rank_and_alpha(module) for name, module in model.get_base_model().named_modules() if is_adapted(module)
+    }
     config.target_modules = set(sizes)
     config.rank_pattern = {re.escape(name): rank for name, (rank, _) in sizes.items() if rank != config.r}
     config.alpha_pattern = {re.escape(name): alpha for name, (_, alpha) in sizes.items() if alpha != config.lora_alpha}
-
-
-def _check_plans(module: torch.nn.Module, was: MatrixAllocation, now: MatrixAllocation) -> None:
-    # That the model is what the one plan says, and can become what the other says.
-    name, (rank, alpha), wanted = now.name, _size(module), "no trained adapter"
-    found = f"rank {rank}, lora_alpha {alpha:g}, {'trained' if _is_trained(module) else 'frozen'}"
-    if was.rank:
-        wanted = f"rank {was.rank}, lora_alpha {was.lora_alpha:g}, {'trained' if was.lr_multiplier else 'frozen'}"
-    if found != wanted and (was.rank or _is_trained(module)):
-        raise PlanError(
-            f"the plan before says of {name}: {wanted}; the model has {found if rank else 'no adapter'}: "
-            "give the plan by which this model was made."
-        )
-    if (was.group or now.group) and was != now:
-        raise PlanError(
-            f"{name} shares factors in group {was.group or now.group}, and shared factors cannot be resized one by "
-            "one: take grouping=none, or method.rounds=1."
-        )
-    if not now.rank:
-        return
-    if now.rank > (smaller := _smaller_side(module, name)):
-        raise PlanError(f"rank {now.rank} of {name} is above its smaller side: take at most {smaller}.")
-    if now.lr_multiplier and not now.lora_alpha:
-        raise PlanError(f"lora_alpha=0 would switch the adapter of {name} off: give it rank 0 to freeze it as it is.")
-    if not now.lr_multiplier and (rank, alpha) != (now.rank, now.lora_alpha):
-        raise PlanError(
-            f"{name} is to be frozen (lr_multiplier=0) with rank {now.rank}, lora_alpha {now.lora_alpha:g}, but has "
-            f"{f'rank {rank}, lora_alpha {alpha:g}' if rank else 'no adapter'}: what is frozen stays as it is."
-        )
-
-
-def _check_plain(layer: LoraLayer, name: str) -> None:
-    # That the update is scaling B A and nothing else.
-    variant = layer.lora_variant.get(ADAPTER)
-    if layer.use_dora[ADAPTER]:
-        raise PlanError(
-            f"{name} has a DoRA layer, whose magnitudes belong to its present update: it can be neither resized nor "
-            "frozen in mid-training. Set method.rounds=1."
-        )
-    if variant is not None or layer.lora_bias[ADAPTER] or layer.merged_adapters or _factors(layer)[0].ndim != 2:
-        raise PlanError(
-            f"{name} has a LoRA variant, a LoRA bias, a merged adapter, or is no linear module: only plain LoRA on a "
-            "linear weight, unmerged, can be re-allocated."
-        )
-
-
-def _check_optimizer(change: _Change, optimizer: torch.optim.Optimizer) -> None:
-    # That the optimizer can follow, before anything is changed.
-    if change.moves:
-        fitting_group(optimizer, change.now.lr_multiplier, name=change.name)
-    layer = change.module
-    if not (_is_adapted(layer) and _is_trained(layer)):
-        return
-    more = max(0, change.now.rank - layer.r[ADAPTER])
-    for parameter, shape_more in zip(_factors(layer), ((more, 0), (0, more)), strict=True):
-        holding_group(optimizer, parameter, name=change.name)
-        shape = [size + extra for size, extra in zip(parameter.shape, shape_more, strict=True)]
-        padded_state(optimizer, parameter, shape, name=change.name)
-
-
-def _is_adapted(module: object) -> TypeGuard[LoraLayer]:
-    return isinstance(module, LoraLayer) and ADAPTER in module.lora_A
-
-
-def _factors(layer: LoraLayer) -> tuple[Parameter, Parameter]:
-    linears: Any = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-    return linears[0].weight, linears[1].weight
-
-
-def _is_trained(module: object) -> bool:
-    return _is_adapted(module) and all(factor.requires_grad for factor in _factors(module))
-
-
-def _size(module: object) -> tuple[int, float]:
-    # Rank and lora_alpha; zeros without an adapter.
-    return (module.r[ADAPTER], module.lora_alpha[ADAPTER]) if _is_adapted(module) else (0, 0.0)
-
-
-def _smaller_side(module: torch.nn.Module, name: str) -> int:
-    if isinstance(module, LoraLayer | torch.nn.Linear):  # also what is quantized, whose weight has another shape
-        return min(module.in_features, module.out_features)
-    if isinstance(module, Conv1D):
-        return int(min(module.weight.shape))
-    raise PlanError(f"{name} is a {type(module).__name__}, no linear module, so it can take no LoRA adapter.")

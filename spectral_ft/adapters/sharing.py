@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from peft import PeftModel
 
+from spectral_ft.adapters.lora_layer import ADAPTER
 from spectral_ft.errors import PlanError
 from spectral_ft.types import AllocationPlan, MatrixAllocation
 
@@ -29,9 +30,9 @@ def tie(model: PeftModel, plan: AllocationPlan) -> None:
     for group, members in groups.items():
         first, *others = sorted(members, key=lambda member: member.name)
         for factor in first.shares or "":
-            owner = getattr(_layer(model, first.name), f"lora_{factor}")["default"]
+            owner = getattr(_layer(model, first.name), f"lora_{factor}")[ADAPTER]
             for other in others:
-                tied = getattr(_layer(model, other.name), f"lora_{factor}")["default"]
+                tied = getattr(_layer(model, other.name), f"lora_{factor}")[ADAPTER]
                 if tied.weight.shape != owner.weight.shape:
                     raise PlanError(
                         f"group {group} shares {factor} between {first.name} {tuple(owner.weight.shape)} and "

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from spectral_ft.adapters.soundness import check_finite
 from spectral_ft.errors import CheckpointError, PlanError
 
 FILE = "trained.safetensors"
@@ -70,6 +71,7 @@ def open_tensors(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         trained = load_file(folder / FILE)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / FILE} cannot be read: {error}") from error
+    check_finite(trained, folder / FILE)
     parameters = dict(model.named_parameters())
     for name, tensor in trained.items():
         there = parameters.get(name)
@@ -78,8 +80,6 @@ def open_tensors(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
                 f"{folder / FILE} holds {name} {tuple(tensor.shape)}, which the base has quantized: open it with "
                 "quantization=none."
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{folder / FILE}: {name} holds NaN or infinite entries: its training diverged.")
         if there is None or there.shape != tensor.shape:
             raise CheckpointError(
                 f"{folder / FILE} holds {name} {tuple(tensor.shape)}, the base has "

@@ -6,7 +6,7 @@ LoRA: W + scaling B A        DoRA: each row of that, at the length that was trai
 import numpy as np
 from peft import PeftModel
 
-from spectral_ft.adapters.resize import ADAPTER, factored_update
+from spectral_ft.adapters.lora_layer import ADAPTER, factored_update, is_adapted
 from spectral_ft.errors import PlanError
 
 
@@ -27,7 +27,7 @@ def trained_weight(model: PeftModel, name: str, weight: np.ndarray) -> np.ndarra
         PlanError: If the matrix has no such adapter.
     """
     layer = dict(model.get_base_model().named_modules()).get(name)
-    if ADAPTER not in getattr(layer, "lora_A", {}):
+    if not is_adapted(layer):
         raise PlanError(f"{name} has no LoRA adapter, so it is what it was: ask for adapted matrices only.")
     whole = weight + factored_update(layer)
     magnitudes = getattr(layer, "lora_magnitude_vector", {})

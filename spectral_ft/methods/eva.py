@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.allocation.fitting import parameters, units
 from spectral_ft.errors import PlanError
+from spectral_ft.methods.lora import counted
 from spectral_ft.methods.seam import Adapted, BaseModel, Takes
 from spectral_ft.types import AllocationPlan, Cost, MatrixAllocation, MatrixShape, Probe
 
@@ -50,9 +50,7 @@ class Eva:
         Returns:
             The plan.
         """
-        costs = {matrix.name: self.cost(matrix) for matrix in base.matrices}
-        trained = parameters(units(allocations, base.matrices, costs)) + base.head_parameters
-        return AllocationPlan(allocations, trained, trained, base.parameters)
+        return counted(allocations, base, cost=self.cost)
 
     def adapt(
         self, model: "PreTrainedModel", plan: AllocationPlan, *, base: BaseModel, steps: int, probe: Probe | None

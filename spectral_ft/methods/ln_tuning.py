@@ -3,67 +3,33 @@
 Source: arXiv:2312.11420, through PEFT.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.methods.seam import Adapted, BaseModel, Takes
-from spectral_ft.types import AllocationPlan, MatrixAllocation, Probe
+from spectral_ft.methods.plain import Plain
+from spectral_ft.methods.seam import BaseModel
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
-class LnTuning:
+class LnTuning(Plain):
     """Norm tuning through PEFT."""
 
-    name: str
     target_modules: list[str] | None
 
-    takes: ClassVar[Takes] = Takes("none")
-    rounds: ClassVar[int] = 0
-    activation_checkpointing: ClassVar[bool] = False
-
-    def plan(self, allocations: tuple[MatrixAllocation, ...], base: BaseModel) -> AllocationPlan:
-        """Count what is trained, on the model without weights.
+    def peft_config(self, base: BaseModel) -> "PeftConfig":
+        """The configuration.
 
         Args:
-            allocations: Of no policy: all frozen.
             base: The model.
 
         Returns:
-            The plan.
+            PEFT's, with a classifier's head trained beside.
         """
-        from spectral_ft.adapters.plain import count_trained
-
-        trained = count_trained(base.blueprint(), self._config(base))
-        return AllocationPlan(allocations, trained, trained, base.parameters)
-
-    def adapt(
-        self, model: "PreTrainedModel", plan: AllocationPlan, *, base: BaseModel, steps: int, probe: Probe | None
-    ) -> Adapted:
-        """Put what is trained on a model.
-
-        Args:
-            model: Frozen base.
-            plan: What was counted.
-            base: The model, as it was counted.
-            steps: Of the training; not used.
-            probe: Of the model; not used.
-
-        Returns:
-            The adapted model.
-        """
-        del steps, probe
-        from spectral_ft.adapters.plain import add_plain
-
-        adapted = add_plain(model, self._config(base), expected=plan.trainable_parameters)
-        return Adapted(adapted, save=lambda folder: adapted.save_pretrained(str(folder)))
-
-    def _config(self, base: BaseModel) -> "PeftConfig":
         from peft import LNTuningConfig
 
         return LNTuningConfig(

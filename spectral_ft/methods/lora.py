@@ -8,6 +8,7 @@ norm of each row of `W + scaling B A` beside.
 Source: arXiv:2106.09685, section 4.1.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field
@@ -20,6 +21,26 @@ from spectral_ft.types import AllocationPlan, Cost, MatrixAllocation, MatrixShap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def counted(
+    allocations: tuple[MatrixAllocation, ...], base: BaseModel, *, cost: Callable[[MatrixShape], Cost]
+) -> AllocationPlan:
+    """What low-rank adapters of these ranks cost.
+
+    Args:
+        allocations: One a matrix.
+        base: The model.
+        cost: Of a rank on one matrix.
+
+    Returns:
+        The plan; what stays as it is (learning-rate multiplier 0) is added, but not trained.
+    """
+    costs = {matrix.name: cost(matrix) for matrix in base.matrices}
+    moving = [allocation for allocation in allocations if allocation.lr_multiplier]
+    trained = parameters(units(moving, base.matrices, costs)) + base.head_parameters
+    added = parameters(units(allocations, base.matrices, costs)) + base.head_parameters
+    return AllocationPlan(allocations, trained, added, base.parameters)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -72,11 +93,7 @@ class Lora:
         Returns:
             The plan.
         """
-        costs = {matrix.name: self.cost(matrix) for matrix in base.matrices}
-        moving = [allocation for allocation in allocations if allocation.lr_multiplier]
-        trained = parameters(units(moving, base.matrices, costs)) + base.head_parameters
-        added = parameters(units(allocations, base.matrices, costs)) + base.head_parameters
-        return AllocationPlan(allocations, trained, added, base.parameters)
+        return counted(allocations, base, cost=self.cost)
 
     def adapt(
         self, model: "PreTrainedModel", plan: AllocationPlan, *, base: BaseModel, steps: int, probe: Probe | None

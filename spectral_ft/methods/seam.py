@@ -73,15 +73,3 @@ class Adapted(NamedTuple):
     """What must be kept beside the weights when training is cut: tensors and plain values."""
     restore: Callable[[dict[str, Any]], None] = nothing_to_restore
     """Takes what `state` gave."""
-
-
-def trained_parameters(model: "torch.nn.Module") -> int:
-    """How many parameters training moves.
-
-    Args:
-        model: Adapted.
-
-    Returns:
-        The number, shared ones once.
-    """
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spectral_ft.reporting.drawing import empty_figure, save_figure
-from spectral_ft.reporting.plan_table import SIGNS, cell_text, group_letters, plan_grid
+from spectral_ft.reporting.rank_map import SIGNS, cell_text, group_letters, plan_grid
 from spectral_ft.types import AllocationPlan, MatrixShape
 
 FROZEN = "#e4e2dd"

@@ -10,32 +10,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as record
 
 from spectral_ft.adapters import merging
 from spectral_ft.adapters.merging import Difference
-from spectral_ft.adapters.opening import CONFIG, form_of, open_adapter
+from spectral_ft.adapters.opening import CONFIG, open_adapter
 from spectral_ft.adapters.origin import FILE as ORIGIN
-from spectral_ft.adapters.origin import check_origin
 from spectral_ft.errors import CheckpointError, PlanError, RunError
 from spectral_ft.experiment import Experiment
-from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import package_versions
-from spectral_ft.methods.none import Nothing
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.models.quantization import Unquantized
-from spectral_ft.run_folder import STARTED
 from spectral_ft.spectral.scan import write_unfrozen
 from spectral_ft.stages.base import load_base
+from spectral_ft.stages.recorded_run import Recorded, RecordedRun
 from spectral_ft.stages.spectrum import report_of_shapes
 from spectral_ft.storage import read_json, replacing, write_json, write_text
-from spectral_ft.types import AllocationPlan, RunResult
 
 if TYPE_CHECKING:
     import torch
@@ -51,18 +45,6 @@ FORMS: Mapping[str, str] = {
 
 REPORT = "export.json"
 STRICT = ConfigDict(extra="forbid")
-
-
-@record(frozen=True, config=STRICT)
-class Recorded:
-    """What a run folder says of its run."""
-
-    run_id: str
-    format: int
-    config: dict[str, Any]
-    """Resolved."""
-    device: str | None = None
-    """On which it was trained; None where the run was cut before it wrote that."""
 
 
 @record(frozen=True, config=STRICT)
@@ -97,38 +79,6 @@ class Export:
     versions: dict[str, str]
 
 
-def read_record(folder: Path) -> Recorded:
-    """Read what a run folder says of its run.
-
-    Args:
-        folder: Of the run, finished or cut after its training.
-
-    Returns:
-        The record.
-
-    Raises:
-        RunError: If it holds no run, one whose training is not finished, or one of another version.
-    """
-    if not folder.is_dir():
-        raise RunError(f"run={folder} does not exist or is no folder.")
-    finished, started = folder / "result.json", folder / STARTED
-    if finished.is_file():
-        result = read_json(finished, RunResult)
-        found = Recorded(result.run_id, result.format, result.config, str(result.machine.get("device", "cpu")))
-    elif started.is_file():
-        found = read_json(started, Recorded)
-        if not (folder / "train.json").is_file():
-            raise RunError(
-                f"run {found.run_id} in {folder} has not finished its training (train.json is missing): call its "
-                "command again, it goes on where it stopped."
-            )
-    else:
-        raise RunError(f"run={folder} holds no run: neither result.json nor {STARTED} is there.")
-    if found.format != RECORD_FORMAT:
-        raise RunError(f"{folder} has record format {found.format}, this version reads {RECORD_FORMAT}.")
-    return found
-
-
 def export(experiment: Experiment, recorded: Recorded, folder: Path, *, forms: Sequence[str], out: Path) -> Export:
     """Write forms of a run, one model in memory at a time.
 
@@ -146,7 +96,7 @@ def export(experiment: Experiment, recorded: Recorded, folder: Path, *, forms: S
         PlanError: If the run has no such form.
         RunError: If `out` holds another run's forms.
     """
-    run = _Run(experiment, recorded, folder)
+    run = RecordedRun(experiment, recorded, folder)
     if wrong := [f"to={form}: {reason}" for form in forms if (reason := _REFUSALS[form](run))]:
         raise PlanError("\n".join(f"run {recorded.run_id} (method={run.method}) cannot be exported {s}" for s in wrong))
     there = _earlier(out, recorded.run_id)
@@ -168,63 +118,12 @@ def export(experiment: Experiment, recorded: Recorded, folder: Path, *, forms: S
     return report
 
 
-@dataclass(frozen=True)
-class _Run:
-    experiment: Experiment
-    recorded: Recorded
-    folder: Path
-
-    @property
-    def method(self) -> str:
-        return self.experiment.method.name
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        return self.experiment.model.locate()
-
-    @cached_property
-    def form(self) -> str | None:
-        # None: nothing was trained.
-        return None if isinstance(self.experiment.method, Nothing) else form_of(self.adapter)
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
-
-    @cached_property
-    def plan(self) -> AllocationPlan:
-        # As it was when the training ended: rounds change it.
-        if self.form is not None:
-            origin = check_origin(
-                self.adapter, model=self.experiment.model.label, fingerprint=self.checkpoint.fingerprint
-            )
-            if origin is not None:
-                return origin.plan
-        return read_json(self.folder / "plan.json", AllocationPlan)
-
-    @property
-    def as_trained(self) -> Experiment:
-        # In the precision that `auto` meant where it was trained.
-        source, device = self.experiment.model, self.recorded.device
-        if source.dtype != "auto" or device is None:
-            return self.experiment
-        return replace(self.experiment, model=replace(source, dtype="float32" if device == "cpu" else "bfloat16"))
-
-    @property
-    def unquantized(self) -> Experiment:
-        return replace(self.as_trained, quantization=Unquantized())
-
-    @property
-    def is_packed(self) -> bool:
-        return self.experiment.quantization.bits is not None or "quantization_config" in self.checkpoint.config
-
-
-def _write_models(run: _Run, forms: Sequence[str], out: Path) -> dict[str, Exported]:
+def _write_models(run: RecordedRun, forms: Sequence[str], out: Path) -> dict[str, Exported]:
     import torch
 
     from spectral_ft.models.loading import load_tokenizer
 
-    check_origin(run.adapter, model=run.experiment.model.label, fingerprint=run.checkpoint.fingerprint)
+    run.checked_origin()
     adapted = open_adapter(merging.unpack(load_base(run.unquantized, run.checkpoint)), run.adapter)
     expected = merging.logits(adapted)
     model = merging.merge(adapted)
@@ -270,8 +169,8 @@ def _checked(expected: "torch.Tensor", said: "torch.Tensor", model: "PreTrainedM
     return apart
 
 
-def _write_adapter(run: _Run, path: Path) -> None:
-    check_origin(run.adapter, model=run.experiment.model.label, fingerprint=run.checkpoint.fingerprint)
+def _write_adapter(run: RecordedRun, path: Path) -> None:
+    run.checked_origin()
     source = run.experiment.model
     with replacing(path) as part:
         part.mkdir()
@@ -283,7 +182,7 @@ def _write_adapter(run: _Run, path: Path) -> None:
             write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _write_list(run: _Run, path: Path) -> None:
+def _write_list(run: RecordedRun, path: Path) -> None:
     settings = run.experiment.spectrum
     checkpoint = replace(run.checkpoint, dequantize=settings.dequantize)
     report = report_of_shapes(run.experiment.model.label, checkpoint, settings)
@@ -311,15 +210,15 @@ def _earlier(out: Path, run_id: str) -> dict[str, Exported]:
     return {form: exported for form, exported in earlier.forms.items() if (out / exported.path).exists()}
 
 
-def _why_not_merged(run: _Run) -> str | None:
+def _why_not_merged(run: RecordedRun) -> str | None:
     return _NOTHING if run.form is None else merging.why_not_mergeable(run.form)
 
 
-def _why_no_adapter(run: _Run) -> str | None:
+def _why_no_adapter(run: RecordedRun) -> str | None:
     return _NOTHING if run.form is None else _NO_PEFT.get(run.form)
 
 
-def _why_no_list(run: _Run) -> str | None:
+def _why_no_list(run: RecordedRun) -> str | None:
     return None if run.plan.adapted else "its plan adapts no single matrices, so there is no list of them."
 
 
@@ -328,7 +227,7 @@ _NO_PEFT = {
     "TENSORS": "what was trained is whole weights, which is no adapter. Use to=merged or to=pth.",
     "BOTTLENECK": "PEFT has no bottleneck adapters, so that no other tool could open them.",
 }
-_REFUSALS: Mapping[str, Callable[[_Run], str | None]] = {
+_REFUSALS: Mapping[str, Callable[[RecordedRun], str | None]] = {
     "merged": _why_not_merged,
     "pth": _why_not_merged,
     "peft": _why_no_adapter,

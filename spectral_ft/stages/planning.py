@@ -16,7 +16,7 @@ from spectral_ft.types import AllocationPlan, Probe
 if TYPE_CHECKING:
     import torch
 
-    from spectral_ft.training.footprint import MemoryEstimate
+    from spectral_ft.training.footprint import StepFootprint
 
 OPTIMIZER_BYTES = {"8bit": 2.0, "sgd": 0.0, "adafactor": 0.0, "adamw": 8.0, "lion": 4.0}
 """A trainable parameter, by a part of the optimizer's name, first match: moments in float32 or 8 bits, or none."""
@@ -79,7 +79,7 @@ def estimated_step(
 
     from spectral_ft.models.loading import compute_device, resolve_dtype
     from spectral_ft.training.backward import recompute_activations
-    from spectral_ft.training.footprint import estimate_memory
+    from spectral_ft.training.footprint import estimate_footprint
     from spectral_ft.training.head_loss import fused_head_loss
 
     device = compute_device()
@@ -99,9 +99,9 @@ def estimated_step(
     bits = experiment.quantization.bits
     name = experiment.training.optimizer
 
-    def estimate(*, through_all: bool) -> "MemoryEstimate":
+    def estimate(*, through_all: bool) -> "StepFootprint":
         with fused_head_loss(trained.model) if experiment.training.fused_loss else nullcontext():
-            return estimate_memory(
+            return estimate_footprint(
                 trained.model,
                 _batch(experiment),
                 base=parameters,

@@ -33,39 +33,40 @@ from spectral_ft.errors import DataError, PlanError, SpectralFTError
 from spectral_ft.training.backward import BackwardPath, watched_backward
 
 
-class MemoryNotEstimated(SpectralFTError):  # noqa: N818 - reads as what happened
+class FootprintNotEstimated(SpectralFTError):  # noqa: N818 - reads as what happened
     """The model's code cannot run without the contents of its tensors."""
 
 
 @dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes that a training step holds at most, by part.
+class StepFootprint:
+    """What a training step takes: the bytes that it holds at most, by part; its arithmetic; how far backward goes.
 
     The parts stand beside one another when gradients are accumulated over micro batches; without that the
-    gradients grow only while the activations shrink, and the sum is an upper bound.
+    gradients grow only while the activations shrink, and their sum is an upper bound.
     """
 
     base: int
-    """The parameters that the model had before it was adapted."""
+    """Bytes of the parameters that the model had before it was adapted."""
     adapters: int
-    """The parameters that were added, trained or not."""
+    """Bytes of the parameters that were added, trained or not."""
     gradients: int
-    """As many and as wide as the trainable parameters."""
+    """Bytes: as many and as wide as the trainable parameters."""
     optimizer: int
+    """Bytes of its state."""
     activations: int
-    """All else: what backward needs, logits, temporary copies, at the worst moment."""
+    """Bytes of all else: what backward needs, logits, temporary copies, at the worst moment."""
     flops: int
-    """Of the products and attentions of one forward and backward pass."""
+    """Operations in the products and attentions of one forward and backward pass."""
     path: BackwardPath
     """How far backward goes."""
 
     @property
     def total(self) -> int:
-        """The sum of the parts."""
+        """Bytes: the sum of the parts."""
         return self.base + self.adapters + self.gradients + self.optimizer + self.activations
 
 
-def estimate_memory(
+def estimate_footprint(
     model: torch.nn.Module,
     batch: Mapping[str, torch.Tensor],
     *,
@@ -74,8 +75,8 @@ def estimate_memory(
     optimizer_bytes: float,
     autocast: torch.dtype | None,
     through_all: bool = False,
-) -> MemoryEstimate:
-    """The memory of training an adapted model on micro batches of one size.
+) -> StepFootprint:
+    """Memory and arithmetic of training an adapted model on micro batches of one size.
 
     Args:
         model: Adapted, its dtypes and `requires_grad` as in training, not quantized, usually on the meta
@@ -96,7 +97,7 @@ def estimate_memory(
     Raises:
         PlanError: If nothing is trainable, or a quantized module is not in the base.
         DataError: If the batch has no labels.
-        MemoryNotEstimated: If the model's code asks for values.
+        FootprintNotEstimated: If the model's code asks for values.
     """
     if unknown := [name for name in quantized if f"{name}.weight" not in base]:
         raise PlanError(
@@ -109,7 +110,7 @@ def estimate_memory(
     old = {id(parameter) for parameter in base.values()}
     bits = {f"{name}.weight": width for name, width in quantized.items()}
     live, path = _step(model, batch, autocast, through_all=through_all)
-    return MemoryEstimate(
+    return StepFootprint(
         base=sum(_stored_bytes(parameter, bits.get(name)) for name, parameter in base.items()),
         adapters=sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in old),
         gradients=sum(parameter.nbytes for parameter in trainable),
@@ -153,7 +154,7 @@ def _step(
                 raise DataError(f"the batch has {', '.join(batch)} and so no loss: give the labels too.")
             loss.backward()
     except (RuntimeError, AssertionError) as error:
-        raise MemoryNotEstimated(
+        raise FootprintNotEstimated(
             f"the training memory of {type(model).__name__} cannot be estimated from its shapes: {error}"
         ) from error
     return live, path

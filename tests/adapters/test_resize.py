@@ -1,7 +1,6 @@
-"""Re-allocation; oracles: the function before, numpy's SVD, an unresized twin, stock PEFT, a new optimizer."""
+"""Re-allocation; oracles: the function before, numpy's SVD, stock PEFT."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,107 +9,36 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
-from spectral_ft.adapters.lora import lora_config
-from spectral_ft.adapters.resize import resize, update_of
+from spectral_ft.adapters.lora_layer import update_of
+from spectral_ft.adapters.resize import resize
 from spectral_ft.errors import PlanError
 from spectral_ft.models.quantization import Nf4
-from spectral_ft.types import AllocationPlan, MatrixAllocation
+from tests.adapters.resizable import (
+    BEFORE,
+    DOWN,
+    NAMES,
+    OUT,
+    UP,
+    Q,
+    V,
+    adapted,
+    allocated,
+    assert_trains_exactly_what_is_trainable,
+    factors,
+    layer_of,
+    logits,
+    small,
+    step,
+    tokens,
+    trained_by,
+)
 from tests.conftest import EMBEDDED
 from tests.models.tiny_models import model_of
 from tests.oracles import law
-
-Q, V, OUT, UP, DOWN = (
-    f"model.layers.1.{name}"
-    for name in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
-)
-NAMES = (Q, V, OUT, UP, DOWN)
-Allocations = tuple[MatrixAllocation, ...]
-
-
-def small(dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4
-    )
-    return LlamaForCausalLM(config).to(dtype).requires_grad_(False).eval()
-
-
-def allocated(given: dict[str, tuple[float, ...]], names: tuple[str, ...] = NAMES) -> Allocations:
-    """Module name to rank, lora_alpha and learning-rate multiplier; the rest is frozen."""
-    return tuple(
-        MatrixAllocation(name, int(given[name][0]), *given[name][1:])
-        if name in given
-        else MatrixAllocation(name=name, rank=0, lora_alpha=0.0)
-        for name in names
-    )
-
-
-def adapted(base: Any, plan: Allocations, **options: Any) -> PeftModel:
-    """Adapters with an update that is not zero."""
-    model = get_peft_model(base, lora_config(AllocationPlan(plan, 1, 1, 1), **options)).eval()
-    generator = torch.Generator().manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return model
-
-
-def trained_by(model: PeftModel, **groups: float) -> AdamW:
-    """An optimizer whose groups name their multipliers."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not groups:
-        return AdamW(parameters, lr=1e-2, weight_decay=0.1)
-    return AdamW([
-        {"params": [] if number else parameters, "lr": 1e-2 * multiplier, "lr_multiplier": multiplier}
-        for number, multiplier in enumerate(groups.values())
-    ])
-
-
-def step(model: PeftModel, optimizer: torch.optim.Optimizer, times: int = 1) -> None:
-    for _ in range(times):
-        model(input_ids=tokens(), labels=tokens()).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def tokens() -> torch.Tensor:
-    return torch.randint(4, 32, (3, 7), generator=torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    found: torch.Tensor = model(tokens()).logits
-    return found
-
-
-def layer_of(model: PeftModel, name: str) -> Any:
-    return model.get_base_model().get_submodule(name)
-
-
-def factors(model: PeftModel, name: str) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
-    layer = layer_of(model, name)
-    return layer.lora_A["default"].weight, layer.lora_B["default"].weight
-
-
-def members(optimizer: torch.optim.Optimizer, number: int = 0) -> set[int]:
-    return {id(parameter) for parameter in optimizer.param_groups[number]["params"]}
-
-
-def assert_trains_exactly_what_is_trainable(model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert len(held) == len(trainable) and {id(parameter) for parameter in held} == trainable
-    assert {id(parameter) for parameter in optimizer.state} <= trainable
-
-
-BEFORE = allocated({Q: (4, 8.0), V: (4, 8.0), UP: (4, 8.0)})
-
 
 # ---- the function
 
@@ -318,15 +246,6 @@ def test_it_stays_one_peft_model() -> None:
 # ---- other forms of the base and of the scaling
 
 
-def test_the_update_is_what_merging_adds() -> None:
-    model = adapted(small(), BEFORE)
-    weight = layer_of(model, UP).base_layer.weight.detach().numpy().copy()
-    update = update_of(model, UP)
-    assert update.dtype == np.float64 and update.shape == (24, 16)
-    merged = model.merge_and_unload().get_submodule(UP).weight.detach().numpy()
-    np.testing.assert_allclose(merged - weight, update, atol=1e-14)
-
-
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
     model = adapted(small(), BEFORE, use_rslora=True)
     before = logits(model)
@@ -411,272 +330,3 @@ def test_where_nothing_shrinks_the_function_is_kept(
             assert np.linalg.norm(update_of(model, name) - update) == pytest.approx(lost, abs=1e-10)
         for name in now.keys() - updates.keys():
             assert not update_of(model, name).any()
-
-
-# ---- the optimizer
-
-
-def test_the_optimizer_follows_each_case() -> None:
-    before = allocated({Q: (4, 8.0), V: (4, 8.0), OUT: (4, 8.0), UP: (4, 8.0), DOWN: (4, 8.0)})
-    after = allocated({Q: (6, 12.0), V: (2, 4.0), OUT: (4, 2.0), UP: (4, 8.0)})
-    model = adapted(small(), before)
-    optimizer = trained_by(model)
-    step(model, optimizer, 3)
-    states = {name: [dict(optimizer.state[factor]) for factor in factors(model, name)] for name in NAMES}
-    resize(model, before, after, optimizer=optimizer)
-    found = {name: [optimizer.state.get(factor) for factor in factors(model, name)] for name in NAMES}
-    for factor in (0, 1):
-        assert found[V][factor] is None and found[DOWN][factor] is None
-        for name in (OUT, UP):
-            assert found[name][factor].keys() == states[name][factor].keys() == {"step", "exp_avg", "exp_avg_sq"}
-            assert all(found[name][factor][key] is value for key, value in states[name][factor].items())
-        grown, old = found[Q][factor], states[Q][factor]
-        assert grown["step"] == old["step"] == 3
-        for key in ("exp_avg", "exp_avg_sq"):
-            kept, new = (grown[key][:4], grown[key][4:]) if factor == 0 else (grown[key][:, :4], grown[key][:, 4:])
-            assert torch.equal(kept, old[key]) and old[key].any()
-            assert new.numel() and not new.any()
-    assert_trains_exactly_what_is_trainable(model, optimizer)
-    held = {name: update_of(model, name) for name in NAMES}
-    step(model, optimizer)
-    moved = {name for name in NAMES if not np.array_equal(update_of(model, name), held[name])}
-    assert moved == {Q, V, OUT, UP}
-
-
-def test_old_entries_of_a_grown_adapter_move_as_if_nothing_had_happened() -> None:
-    model = adapted(small(), BEFORE)
-    optimizer = trained_by(model)
-    step(model, optimizer, 3)
-    model_twin = copy.deepcopy(model)
-    twin = trained_by(model_twin)
-    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    resize(model, BEFORE, allocated({Q: (6, 12.0), V: (4, 8.0), UP: (8, 16.0)}), optimizer=optimizer)
-    step(model, optimizer)
-    step(model_twin, twin)
-    for name in (Q, V, UP):
-        for grown, untouched in zip(factors(model, name), factors(model_twin, name), strict=True):
-            rows, columns = untouched.shape
-            assert (grown[:rows, :columns] - untouched).abs().max() < 1e-9
-    assert factors(model, Q)[1][:, 4:].abs().min() > 0
-
-
-def test_a_scheduler_made_before_goes_on() -> None:
-    model = adapted(small(), BEFORE)
-    optimizer = trained_by(model)
-    scheduler = LambdaLR(optimizer, lambda number: 1 / (1 + number))
-    step(model, optimizer)
-    scheduler.step()
-    resize(model, BEFORE, allocated({Q: (6, 8.0), V: (2, 8.0), OUT: (3, 8.0)}), optimizer=optimizer)
-    step(model, optimizer)
-    scheduler.step()
-    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(1e-2 / 3)]
-    assert optimizer.param_groups[0]["weight_decay"] == 0.1
-    before = factors(model, OUT)[1].detach().clone()
-    assert not before.eq(0).all()
-    optimizer.param_groups[0]["lr"] = 0.0
-    step(model, optimizer)
-    assert torch.equal(factors(model, OUT)[1], before), "a new parameter does not follow the group's learning rate"
-
-
-def test_parameters_are_in_the_groups_of_their_multipliers() -> None:
-    before = allocated({Q: (4, 8.0), V: (4, 8.0), UP: (4, 8.0)})
-    model = adapted(small(), before)
-    optimizer = trained_by(model, high=1.0, low=0.5, again=0.5)
-    step(model, optimizer, 2)
-    states = [optimizer.state[factor] for factor in factors(model, V)]
-    after = allocated({Q: (6, 8.0), V: (4, 8.0, 0.5), OUT: (2, 8.0, 0.5), DOWN: (2, 8.0)})
-    assert resize(model, before, after, optimizer=optimizer) == list(NAMES)
-    expected = [{Q, DOWN}, {V, OUT}, set()]
-    for number, names in enumerate(expected):
-        assert members(optimizer, number) == {id(factor) for name in names for factor in factors(model, name)}
-    for factor, state in zip(factors(model, V), states, strict=True):
-        assert all(optimizer.state[factor][key] is value for key, value in state.items())
-    back = allocated({Q: (6, 8.0), V: (4, 8.0), DOWN: (2, 8.0)})
-    resize(model, after, back, optimizer=optimizer)
-    assert members(optimizer, 1) == set()
-    step(model, optimizer)
-
-
-def test_what_is_saved_fits_an_optimizer_made_anew() -> None:
-    model = adapted(small(), BEFORE)
-    optimizer = trained_by(model)
-    step(model, optimizer, 2)
-    after = allocated({Q: (6, 8.0), V: (2, 8.0), OUT: (3, 8.0)})
-    middle = allocated({V: (2, 8.0), UP: (5, 8.0)})
-    resize(model, BEFORE, middle, optimizer=optimizer)
-    resize(model, middle, after, optimizer=optimizer)
-    step(model, optimizer, 2)
-    other = copy.deepcopy(model)
-    resumed = trained_by(other)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    step(model, optimizer)
-    step(other, resumed)
-    assert torch.equal(logits(model), logits(other))
-
-
-def test_gradients_of_what_changed_are_dropped() -> None:
-    model = adapted(small(), BEFORE)
-    model(input_ids=tokens(), labels=tokens()).loss.backward()
-    resize(model, BEFORE, allocated({Q: (4, 2.0), UP: (4, 8.0)}), optimizer=None)
-    assert all(factor.grad is None for name in (Q, V) for factor in factors(model, name))
-    assert all(factor.grad is not None for factor in factors(model, UP))
-
-
-# ---- what is refused
-
-
-def grouped(plan: Allocations, name: str) -> Allocations:
-    return tuple(
-        MatrixAllocation(a.name, a.rank, a.lora_alpha, a.lr_multiplier, "q/0", "AB") if a.name == name else a
-        for a in plan
-    )
-
-
-REFUSED: dict[str, tuple[Allocations, Allocations, str]] = {
-    "rank": (
-        BEFORE,
-        allocated({UP: (17, 8.0)}),
-        r"rank 17 of .*mlp.up_proj is above its smaller side: take at most 16",
-    ),
-    "rank of a new one": (BEFORE, allocated({OUT: (17, 8.0)}), r"rank 17 of .*o_proj is above .* take at most 16"),
-    "group before": (grouped(BEFORE, Q), BEFORE, r"q_proj shares factors in group q/0, and shared factors cannot"),
-    "group after": (BEFORE, grouped(allocated({Q: (6, 8.0)}), Q), r"q_proj shares factors in group q/0"),
-    "frozen group": (grouped(BEFORE, Q), allocated({V: (4, 8.0), UP: (4, 8.0)}), r"q_proj shares factors in group q/0"),
-    "alpha": (BEFORE, allocated({Q: (4, 0.0)}), r"lora_alpha=0 would switch the adapter of .*q_proj off"),
-    "frozen with another rank": (
-        BEFORE,
-        allocated({Q: (5, 8.0, 0.0)}),
-        r"q_proj is to be frozen \(lr_multiplier=0\) with rank 5, lora_alpha 8, but has rank 4, lora_alpha 8",
-    ),
-    "frozen without adapter": (
-        BEFORE,
-        allocated({OUT: (5, 8.0, 0.0)}),
-        r"o_proj is to be frozen .* but has no adapter",
-    ),
-    "another rank before": (
-        allocated({Q: (5, 8.0), V: (4, 8.0), UP: (4, 8.0)}),
-        BEFORE,
-        r"before says of .*q_proj: rank 5, lora_alpha 8, trained; the model has rank 4, lora_alpha 8, trained",
-    ),
-    "another alpha before": (
-        allocated({Q: (4, 7.0), V: (4, 8.0), UP: (4, 8.0)}),
-        BEFORE,
-        r"lora_alpha 7, trained; the",
-    ),
-    "frozen before": (allocated({Q: (4, 8.0, 0.0), V: (4, 8.0), UP: (4, 8.0)}), BEFORE, r"8, frozen; the model has"),
-    "none before": (
-        allocated({V: (4, 8.0), UP: (4, 8.0)}),
-        BEFORE,
-        r"q_proj: no trained adapter; the model has rank 4",
-    ),
-    "one more before": (
-        allocated({Q: (4, 8.0), V: (4, 8.0), UP: (4, 8.0), OUT: (4, 8.0)}),
-        BEFORE,
-        r"before says of .*o_proj: rank 4, lora_alpha 8, trained; the model has no adapter",
-    ),
-    "other names": (BEFORE, BEFORE[1:], r"1 matrices are in one of the two plans only, such as .*q_proj"),
-    "no linear module": (
-        (*BEFORE, MatrixAllocation(name="model.norm", rank=0, lora_alpha=0.0)),
-        (*BEFORE, MatrixAllocation(name="model.norm", rank=2, lora_alpha=4.0)),
-        r"model.norm is a LlamaRMSNorm, no linear module",
-    ),
-    "not there": (
-        (*BEFORE, MatrixAllocation(name="model.layers.9.mlp", rank=0, lora_alpha=0.0)),
-        (*BEFORE, MatrixAllocation(name="model.layers.9.mlp", rank=2, lora_alpha=4.0)),
-        r"the model has no module model.layers.9.mlp",
-    ),
-    "no group of the optimizer": (
-        BEFORE,
-        allocated({Q: (6, 8.0), V: (4, 8.0, 0.25)}),
-        r"v_proj asks for lr_multiplier=0.25, the optimizer has groups for 1 only",
-    ),
-    "no group for a new one": (BEFORE, allocated({OUT: (6, 8.0, 0.5)}), r"o_proj asks for lr_multiplier=0.5"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_before_anything_changes(case: str) -> None:
-    before, after, message = REFUSED[case]
-    model = adapted(small(), BEFORE)
-    optimizer = trained_by(model)
-    was, held, config = logits(model), members(optimizer), model.peft_config["default"].to_dict()
-    with pytest.raises(PlanError, match=message):
-        resize(model, before, after, optimizer=optimizer)
-    assert torch.equal(logits(model), was) and members(optimizer) == held
-    assert model.peft_config["default"].to_dict() == config
-
-
-def test_an_expert_that_is_no_module_may_be_in_both_plans_while_it_is_frozen() -> None:
-    expert = MatrixAllocation(name="model.layers.1.mlp.experts.gate_up_proj.0", rank=0, lora_alpha=0.0)
-    model = adapted(small(), BEFORE)
-    assert resize(model, (*BEFORE, expert), (*allocated({Q: (4, 8.0)}), expert), optimizer=None) == [V, UP]
-
-
-def test_dora_is_refused() -> None:
-    model = adapted(small(), BEFORE, use_dora=True)
-    with pytest.raises(PlanError, match=r"q_proj has a DoRA layer, whose magnitudes belong to its present update"):
-        resize(model, BEFORE, allocated({Q: (6, 8.0), V: (4, 8.0), UP: (4, 8.0)}), optimizer=None)
-    with pytest.raises(PlanError, match=r"v_proj has a DoRA layer"):
-        resize(model, BEFORE, allocated({Q: (4, 8.0), UP: (4, 8.0)}), optimizer=None)
-    with pytest.raises(PlanError, match=r"q_proj has a DoRA layer"):
-        update_of(model, Q)
-
-
-def merge(model: PeftModel) -> None:
-    model.merge_adapter()
-
-
-def bias(model: PeftModel) -> None:
-    layer_of(model, Q).lora_bias["default"] = True
-
-
-def variant(model: PeftModel) -> None:
-    layer_of(model, Q).lora_variant["default"] = object()
-
-
-@pytest.mark.parametrize("spoil", [merge, bias, variant])
-def test_only_plain_and_unmerged_adapters_are_resized(spoil: Callable[[PeftModel], None]) -> None:
-    model = adapted(small(), BEFORE)
-    spoil(model)
-    with pytest.raises(PlanError, match=r"q_proj has a LoRA variant, a LoRA bias, a merged adapter, or is no linear"):
-        resize(model, BEFORE, allocated({Q: (6, 8.0)}), optimizer=None)
-
-
-def test_a_convolution_is_refused() -> None:
-    stack = torch.nn.Sequential(torch.nn.Conv2d(6, 8, 3))
-    model = get_peft_model(stack, LoraConfig(r=2, lora_alpha=4, target_modules=["0"]))
-    with pytest.raises(PlanError, match=r"^0 has a LoRA variant, .* or is no linear module"):
-        update_of(model, "0")
-    with pytest.raises(PlanError, match=r"^0 has a LoRA variant, .* or is no linear module"):
-        resize(model, allocated({"0": (2, 4.0)}, ("0",)), allocated({"0": (3, 4.0)}, ("0",)), optimizer=None)
-
-
-def test_a_matrix_without_adapter_has_no_update() -> None:
-    model = adapted(small(), BEFORE)
-    for name in (OUT, "model.layers.9.mlp.up_proj"):
-        with pytest.raises(PlanError, match=f"{name} has no LoRA adapter, so it has no update"):
-            update_of(model, name)
-
-
-def test_an_optimizer_of_another_model_is_refused() -> None:
-    model = adapted(small(), BEFORE)
-    with pytest.raises(PlanError, match=r"an adapter of .*q_proj is trainable but in no parameter group"):
-        resize(model, BEFORE, allocated({Q: (2, 8.0)}), optimizer=trained_by(adapted(small(), BEFORE)))
-    assert layer_of(model, Q).r["default"] == 4, "it was refused after it had been changed"
-
-
-def test_a_state_in_another_form_cannot_be_padded_but_can_start_afresh() -> None:
-    model = adapted(small(), BEFORE)
-    optimizer = trained_by(model)
-    step(model, optimizer)
-    optimizer.state[factors(model, Q)[1]]["exp_avg"] = torch.zeros(16, 4, dtype=torch.uint8)
-    with pytest.raises(
-        PlanError, match=r"exp_avg of .*q_proj is \(16, 4\) of torch.uint8 for a parameter of \(16, 4\)"
-    ):
-        resize(model, BEFORE, allocated({Q: (6, 8.0)}), optimizer=optimizer)
-    optimizer.state[factors(model, Q)[1]]["exp_avg"] = torch.zeros(1, 16)
-    with pytest.raises(
-        PlanError, match=r"exp_avg of .*q_proj is \(1, 16\) of torch.float32 for a parameter of \(16, 4\)"
-    ):
-        resize(model, BEFORE, allocated({Q: (6, 8.0)}), optimizer=optimizer)
-    assert resize(model, BEFORE, allocated({Q: (2, 8.0)}), optimizer=optimizer) == [Q, V, UP]

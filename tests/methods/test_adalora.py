@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spectral_ft.adapters.adalora import ranks
+from spectral_ft.adapters.counting import trained_parameters
 from spectral_ft.errors import ConfigError, PlanError
 from spectral_ft.methods.adalora import AdaLora
-from spectral_ft.methods.seam import trained_parameters
 from spectral_ft.types import Cost, MatrixAllocation
 from tests.methods.small_bases import adalora, adapt, batch_for, even, frozen, seen, trained, untouched
 from tests.oracles import matrix

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spectral_ft.adapters.bottleneck import BottleneckLinear
+from spectral_ft.adapters.bottleneck_layer import BottleneckLinear
 from spectral_ft.errors import PlanError
 from spectral_ft.methods.bottleneck import Bottleneck
 from tests.methods.small_bases import METHODS, adapt, frozen, logits, planned, seen

@@ -9,11 +9,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import spectral_ft.methods
+from spectral_ft.adapters.counting import trained_parameters
 from spectral_ft.errors import PlanError
 from spectral_ft.methods.bottleneck import Bottleneck
 from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.prefix import Prefix
-from spectral_ft.methods.seam import BaseModel, trained_parameters
+from spectral_ft.methods.seam import BaseModel
 from spectral_ft.types import MatrixAllocation
 from tests.methods.small_bases import (
     LORA_FAMILY,
@@ -154,7 +155,7 @@ def test_a_plan_needs_no_weights() -> None:
 
 
 def test_every_method_is_tried_here() -> None:
-    modules = {module.name for module in pkgutil.iter_modules(spectral_ft.methods.__path__)} - {"seam"}
+    modules = {module.name for module in pkgutil.iter_modules(spectral_ft.methods.__path__)} - {"seam", "plain"}
     assert {type(method).__module__.rpartition(".")[2] for method in (*METHODS.values(), Nothing("none"))} == modules
 
 

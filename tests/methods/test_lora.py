@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral_ft.adapters.counting import trained_parameters
 from spectral_ft.errors import ConfigError
-from spectral_ft.methods.seam import trained_parameters
 from spectral_ft.types import Cost, MatrixAllocation
 from tests.methods.small_bases import Allocations, adapt, frozen, lora, mixed, seen
 from tests.oracles import law, matrix

@@ -13,8 +13,9 @@ from matplotlib.colors import to_rgb
 from spectral_ft.errors import PlanError
 from spectral_ft.reporting import drawing
 from spectral_ft.reporting.plan_figure import FROZEN, draw_plan
-from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape
+from spectral_ft.types import MatrixShape
 from tests.oracles import matrix
+from tests.reporting.plans import model, plan
 
 
 @pytest.fixture(autouse=True)
@@ -32,23 +33,6 @@ def seen(monkeypatch):
     imshow = Axes.imshow
     monkeypatch.setattr(Axes, "imshow", lambda self, *args, **named: axes.append(self) or imshow(self, *args, **named))
     return axes
-
-
-def plan(matrices, ranks, *, groups=None, held=()):
-    groups = groups or [None] * len(ranks)
-    return AllocationPlan(
-        tuple(
-            MatrixAllocation(shape.name, rank, 1.0, 0.0 if at in held else 1.0, group, "A" if group else None)
-            for at, (shape, rank, group) in enumerate(zip(matrices, ranks, groups, strict=True))
-        ),
-        5,
-        5,
-        95,
-    )
-
-
-def model(blocks, kinds):
-    return [matrix(f"{block}.{kind}") for block in range(blocks) for kind in kinds]
 
 
 def drawn(folder, matrices, ranks, **options):

@@ -1,4 +1,4 @@
-"""The memory estimate; oracles: counts by hand, and what torch's allocator records in real steps on the CPU."""
+"""What a training step takes; oracles: counts by hand, and what torch's allocator records in real steps on the CPU."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from transformers import (
 from spectral_ft.errors import DataError, PlanError
 from spectral_ft.models.loading import load_model
 from spectral_ft.models.quantization import Nf4
-from spectral_ft.training.footprint import MemoryNotEstimated, estimate_memory
+from spectral_ft.training.footprint import FootprintNotEstimated, estimate_footprint
 from tests.conftest import EMBEDDED
 from tests.oracles import law
 
@@ -57,7 +57,7 @@ def adapted(model, *, targets=None, r=8, **options):
 
 
 def estimate(model, batch, base, *, quantized=None, optimizer_bytes=8, autocast=None):
-    return estimate_memory(
+    return estimate_footprint(
         model, batch, base=base, quantized=quantized or {}, optimizer_bytes=optimizer_bytes, autocast=autocast
     )
 
@@ -363,7 +363,9 @@ def test_code_that_reads_values_is_refused():
             return super().forward(x if x.sum() > 0 else -x)
 
     model = Reading(4)
-    with pytest.raises(MemoryNotEstimated, match="the training memory of Reading cannot be estimated from its shapes"):
+    with pytest.raises(
+        FootprintNotEstimated, match="the training memory of Reading cannot be estimated from its shapes"
+    ):
         estimate(model, {"x": torch.ones(3, 4)}, dict(model.named_parameters()))
 
 
@@ -385,6 +387,8 @@ def test_where_backward_stops_is_seen() -> None:
     assert early.path.blocks == [f"model.layers.{number}" for number in range(4)]
     assert early.path.passed == ["model.layers.2", "model.layers.3"]
     assert early.path.sentence == "backward runs through 2 of 4 blocks, from model.layers.2 up"
-    through = estimate_memory(model, TEXT, base=base, quantized={}, optimizer_bytes=8, autocast=None, through_all=True)
+    through = estimate_footprint(
+        model, TEXT, base=base, quantized={}, optimizer_bytes=8, autocast=None, through_all=True
+    )
     assert through.path.passed == through.path.blocks
     assert through.flops > 1.2 * early.flops and through.activations > early.activations
