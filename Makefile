@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-real lint types ci format bench-spectrum bench-calibration bench-train wheel clean
+.PHONY: help install run test test-slow test-real lint types ci format bench-spectrum bench-calibration bench-train bench-evaluation wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -49,6 +49,7 @@ $(BIN)/.bench-installed: $(BIN)/.installed
 
 MODEL ?= ../models/smollm2-135m
 DATA ?= ../shared/data/gsm8k
+DATA_DIR ?= ../shared/data
 
 bench-spectrum: $(BIN)/.bench-installed  ## time and memory of the spectral stage beside its peers (MODEL=FOLDER)
 	$(BIN)/python bench/spectrum.py --model $(MODEL)
@@ -58,6 +59,9 @@ bench-calibration: $(BIN)/.bench-installed  ## spikes found in noise and planted
 
 bench-train: $(BIN)/.bench-installed  ## CPU time, memory and losses of training beside PEFT and Trainer (MODEL=FOLDER DATA=GSM8K_FOLDER)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/train.py --model $(MODEL) --data $(DATA)
+
+bench-evaluation: $(BIN)/.bench-installed  ## answers and time of scoring beside a bare lm-eval (MODEL=FOLDER DATA_DIR=FOLDER)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/evaluation.py --model $(MODEL) --data $(DATA_DIR)
 
 wheel: install  ## build dist/*.whl, which carries conf/ and the embedded model
 	$(BIN)/python -m build --wheel

@@ -1,0 +1,334 @@
+"""What scoring costs beside a bare lm-eval, and whether both say the same of every item: `make bench-evaluation`.
+
+    python bench/evaluation.py --model FOLDER --data FOLDER [--rows WORDS] [--items N] [--batch N] [--dtype NAME]
+        [--out bench]
+
+--data is a folder with gsm8k/ (train and test) and llm_adapters/. --rows takes some of `parity gsm8k`,
+`parity arc_easy`, `parity boolq`, `batch gsm8k`, `batch arc_easy`, `batch boolq`, `adapters`, several apart by `;`.
+What is measured replaces that row in `evaluation.json`; the other rows stay.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+TASKS = {
+    "gsm8k": ["benchmark=gsm8k", "benchmark.protocol=standard", "benchmark.data_dir={data}/gsm8k"],
+    "arc_easy": ["benchmark=arc_easy", "benchmark.protocol=paper", "benchmark.data_dir={data}/llm_adapters"],
+    "boolq": ["benchmark=boolq", "benchmark.protocol=paper", "benchmark.data_dir={data}/llm_adapters"],
+}
+"""GSM8K with five examples in the prompt; the others as LLM-Adapters asks them, with four beams."""
+FEW = {"gsm8k": 8, "arc_easy": 64, "boolq": 64}
+"""Items by which one at a time is compared with as many as fit."""
+ADAPTERS = 3
+ROWS = [*(f"parity {task}" for task in TASKS), *(f"batch {task}" for task in TASKS), "adapters"]
+
+
+def main() -> None:
+    """Measure, write after each row, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a small real model")
+    parser.add_argument("--data", type=Path, required=True, help="folder of gsm8k/ and llm_adapters/")
+    parser.add_argument("--rows", default="", help="part of a row's name; several apart by ;")
+    parser.add_argument("--items", type=int, default=200, help="of each task where both are compared")
+    parser.add_argument("--batch", type=int, default=16, help="items at a time where both are compared")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--contend", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contend:
+        print(json.dumps(contend(**json.loads(arguments.contend))))
+        return
+    words = [word.strip() for word in arguments.rows.split(";")]
+    file = arguments.out / "evaluation.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    model, data = arguments.model.resolve(), arguments.data.resolve()
+    for row in (row for row in ROWS if any(word in row for word in words)):
+        with tempfile.TemporaryDirectory() as folder:
+            shared = {"model": str(model), "data": str(data), "dtype": arguments.dtype, "folder": folder}
+            kind, _, task = row.partition(" ")
+            print(f"measuring {row}", file=sys.stderr)
+            if kind == "parity":
+                found[row] = parity(task, items=arguments.items, batch=arguments.batch, **shared)
+            elif kind == "batch":
+                found[row] = batches(task, **shared)
+            else:
+                found[row] = adapters(**shared)
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        (arguments.out / "evaluation.md").write_text(page(found))
+    print(page(found))
+
+
+def child(**job: Any) -> dict[str, Any]:
+    """A job in a process of its own.
+
+    Args:
+        **job: What `contend` takes.
+
+    Returns:
+        What it found.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
+    command = [sys.executable, str(Path(__file__)), "--model", job["model"], "--data", job["data"]]
+    done = subprocess.run([*command, "--contend", json.dumps(job)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{job} failed: {done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def parity(task: str, *, items: int, batch: int, **shared: str) -> dict[str, Any]:
+    """Both sides on the same task file.
+
+    Args:
+        task: Of `TASKS`.
+        items: The first so many.
+        batch: Items at a time.
+        **shared: Model, data, dtype and a folder.
+
+    Returns:
+        Seconds of both, and how many items agree.
+    """
+    job = {"task": task, "items": items, "batch": batch, **shared}
+    ours, bare = (child(side=side, **job) for side in ("ours", "bare"))
+    same = [one == other for one, other in zip(ours["answers"], bare["answers"], strict=True)]
+    right = [one == other for one, other in zip(ours["right"], bare["right"], strict=True)]
+    return {
+        "items": items,
+        "batch": batch,
+        "dtype": shared["dtype"],
+        "answers_alike": sum(same),
+        "answers": len(same),
+        "judged_alike": sum(right),
+        "scores": {"ours": ours["scores"], "bare": bare["scores"]},
+        "cpu": {"ours": ours["cpu"], "bare": bare["cpu"]},
+        "wall": {"ours": ours["wall"], "bare": bare["wall"]},
+    }
+
+
+def batches(task: str, **shared: str) -> dict[str, Any]:
+    """One item at a time against as many as fit.
+
+    Args:
+        task: Of `TASKS`.
+        **shared: Model, data, dtype and a folder.
+
+    Returns:
+        Items a second of both.
+    """
+    items = FEW[task]
+    one, found = (child(side="ours", task=task, items=items, batch=batch, **shared) for batch in (1, None))
+    return {
+        "items": items,
+        "dtype": shared["dtype"],
+        "batch": found["batch"],
+        "cpu": {"one": one["cpu"], "found": found["cpu"]},
+        "wall": {"one": one["wall"], "found": found["wall"]},
+    }
+
+
+def adapters(**shared: str) -> dict[str, Any]:
+    """Several adapters of one loaded base against each alone, loading left out.
+
+    Args:
+        **shared: Model, data, dtype and a folder.
+
+    Returns:
+        Seconds.
+    """
+    job = {"side": "adapters", "task": "boolq", "items": 32, "batch": 16, **shared}
+    together = child(count=ADAPTERS, **job)
+    alone = [child(count=1, first=number, **job) for number in range(ADAPTERS)]
+    return {
+        "adapters": ADAPTERS,
+        "cpu": {"together": together["cpu"], "alone": [one["cpu"] for one in alone]},
+        "wall": {"together": together["wall"], "alone": [one["wall"] for one in alone]},
+    }
+
+
+def contend(
+    *,
+    side: str,
+    task: str,
+    items: int,
+    batch: int | None,
+    model: str,
+    data: str,
+    dtype: str,
+    folder: str,
+    count: int = 0,
+    first: int = 0,
+) -> dict[str, Any]:
+    """One side, in this process.
+
+    Args:
+        side: `ours`, `bare`, or `adapters`.
+        task: Of `TASKS`.
+        items: The first so many.
+        batch: Items at a time; None for as many as fit.
+        model: Folder.
+        data: Folder.
+        dtype: Of the weights.
+        folder: For task files.
+        count: Of adapters.
+        first: Number of the first adapter.
+
+    Returns:
+        Seconds, answers and scores.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    from spectral_ft.compose import build_experiment, composed
+    from spectral_ft.models.loading import load_tokenizer
+    from spectral_ft.stages.base import load_base
+    from spectral_ft.stages.benchmarks import source_tasks
+    from spectral_ft.stages.evaluation import Scorer
+
+    chosen = [one.format(data=data) for one in TASKS[task]]
+    chosen += ["model=hf", f"model.path={model}", f"model.dtype={dtype}", "quantization=none", "method=none"]
+    chosen += [f"benchmark.limit={items}", f"benchmark.batch_size={batch or 'null'}", "benchmark.gold_loss=false"]
+    chosen += ["benchmark.cache=false", "rank_policy=none"]
+    chosen += ["benchmark.stages=[tuned]"] if side == "adapters" else []
+    experiment = build_experiment(composed(chosen))
+    checkpoint, sourced = experiment.model.locate(), source_tasks(experiment)
+    base = load_base(experiment, checkpoint)
+    if side == "adapters":
+        places = [_adapter(base, Path(folder) / f"adapter-{n}", seed=n) for n in range(first, first + count)]
+        scorer = Scorer(experiment, checkpoint, sourced)
+        scorer.__dict__["_base"] = base
+        began = time.perf_counter(), time.process_time()
+        for place in places:
+            scorer.score(place / "scored", adapter=place)
+        return {"wall": time.perf_counter() - began[0], "cpu": time.process_time() - began[1]}
+    prepared = sourced[0].prepare(None, Path(folder) / side)
+    tokenizer = load_tokenizer(checkpoint.folder, kind="causal_lm", trust_remote_code=False)
+    began = time.perf_counter(), time.process_time()
+    found = (_ours if side == "ours" else _bare)(base, tokenizer, prepared, experiment, checkpoint)
+    return {"wall": time.perf_counter() - began[0], "cpu": time.process_time() - began[1], **found}
+
+
+def _ours(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint: Any) -> dict[str, Any]:
+    from spectral_ft.evaluation import language_model
+    from spectral_ft.evaluation.harness import score_task
+
+    sizes: list[int] = []
+    model = language_model.CheckedModel
+    original = model._model_generate
+    model._model_generate = lambda self, **given: sizes.append(len(given["context"])) or original(self, **given)  # type: ignore[method-assign]
+    found = score_task(
+        base, tokenizer, prepared, experiment.benchmark, stage="base", context=checkpoint.context_length
+    )  # fmt: skip
+    return {
+        "batch": max(sizes),
+        "answers": [row["response"] for row in found.samples],
+        "right": [[row["metrics"].get(name) for name in ("exact_match", "paper", "strict")] for row in found.samples],
+        "scores": {score.extractor: score.value for score in found.scores if score.metric != "unfinished"},
+    }
+
+
+def _bare(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint: Any) -> dict[str, Any]:
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    evaluator.get_git_commit_hash = lambda: None
+    benchmark = experiment.benchmark
+    results: Any = evaluator.simple_evaluate(
+        model=HFLM(
+            pretrained=base, tokenizer=tokenizer, batch_size=benchmark.batch_size, max_length=checkpoint.context_length
+        ),
+        tasks=[str(prepared.file)],
+        task_manager=TaskManager(include_defaults=False),
+        limit=benchmark.limit,
+        bootstrap_iters=1000,
+        log_samples=True,
+    )
+    samples = results["samples"][prepared.name]
+    numbers = results["results"][prepared.name]
+    scores = {}
+    for key, value in numbers.items():
+        metric, _, rule = key.partition(",")
+        if rule and not metric.endswith("_stderr"):
+            scores[rule if metric == "exact_match" else metric] = float(value)
+    return {
+        "answers": [row["resps"][0][0] for row in samples],
+        "right": [[row.get(name) for name in ("exact_match", "paper", "strict")] for row in samples],
+        "scores": scores,
+    }
+
+
+def _adapter(base: Any, folder: Path, *, seed: int) -> Path:
+    import copy
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(copy.deepcopy(base), config).save_pretrained(folder)
+    return folder
+
+
+def page(found: dict[str, Any]) -> str:
+    """The measured rows as Markdown.
+
+    Args:
+        found: Row to what was measured.
+
+    Returns:
+        The page.
+    """
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm_eval"))
+    lines = [
+        "# What scoring costs beside a bare lm-eval",
+        "",
+        f"{date.today()}, SmolLM2-135M, one BLAS thread; {packages}. `make bench-evaluation` makes this file.",
+        "",
+        "Both sides get the same weights and the same task file, and answer the same items in batches of the same",
+        "size; ours also keeps every answer on disk, batch by batch. Loading is left out. Bars: every item alike,",
+        "no more CPU time, twice the items a second of one at a time, 1.05 times the sum for several adapters.",
+        "",
+        "| task | items | batch | answers alike | judged alike | ours, CPU s | bare, CPU s | ratio | wall |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, one in found.items():
+        if row.startswith("parity"):
+            cpu, wall = one["cpu"], one["wall"]
+            lines.append(
+                f"| {row.removeprefix('parity ')} ({one['dtype']}) | {one['items']} | {one['batch']} "
+                f"| {one['answers_alike']} of {one['answers']} | {one['judged_alike']} of {one['answers']} "
+                f"| {cpu['ours']:.0f} | {cpu['bare']:.0f} | {cpu['ours'] / cpu['bare']:.2f} "
+                f"| {wall['ours'] / wall['bare']:.2f} |"
+            )
+    lines += ["", "| task | items | batch that was found | items/s, one at a time | items/s, found | ratio |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row, one in found.items():
+        if row.startswith("batch"):
+            each = {size: one["items"] / seconds for size, seconds in one["cpu"].items()}
+            lines.append(
+                f"| {row.removeprefix('batch ')} ({one['dtype']}) | {one['items']} | {one['batch']} "
+                f"| {each['one']:.2f} | {each['found']:.2f} | {each['found'] / each['one']:.1f} |"
+            )
+    if "adapters" in found:
+        one = found["adapters"]
+        alone = sum(one["cpu"]["alone"])
+        lines += [
+            "",
+            f"{one['adapters']} adapters of one loaded base, one after the other: {one['cpu']['together']:.1f} CPU s; "
+            f"each in a process of its own, loading left out: {alone:.1f} CPU s together, ratio "
+            f"{one['cpu']['together'] / alone:.2f}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
