@@ -43,11 +43,13 @@ def local_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, An
         The items, in the file's order.
 
     Raises:
-        DataError: If the file is missing, empty, truncated, without the expected columns, or an
-            item has no answer.
+        DataError: If the file is missing, empty, truncated, without the expected columns, an item
+            has no answer, or two rows have one `id`.
     """
     path = local_file(folder, names)
-    items = to_items(read_rows(path), rows, source=str(path))
+    found = read_rows(path)
+    _check_ids(found, source=str(path))
+    items = to_items(found, rows, source=str(path))
     for number, item in enumerate(items, start=1):
         if not item.answer.strip():
             raise DataError(f"{path}, row {number}: the answer is empty.")
@@ -90,3 +92,16 @@ def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict
     if path is None:
         return []
     return [item for item in to_items(read_rows(path), rows, source=str(path)) if item.fields]
+
+
+def _check_ids(rows: Sequence[dict[str, Any]], *, source: str) -> None:
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        if "id" not in row:
+            continue
+        before = seen.setdefault(str(row["id"]), number)
+        if before != number:
+            raise DataError(
+                f"{source}, rows {before} and {number}: both have the id {row['id']}, so one of them would be scored "
+                "twice or is misnamed; remove one."
+            )
