@@ -78,10 +78,10 @@ def prepare(
                 )
             if wanted:
                 splits["train"] = [dict(item.fields) for item in fewshot_items]
-            # The task's own test split may be its validation split on the hub.
-            learnt = "train" if wanted else None
-            content |= {"training_split": learnt, "fewshot_split": learnt, "validation_split": None}
-            content["test_split"] = "test"
+                content["training_split"] = "train"
+            else:
+                content |= {"training_split": None, "fewshot_split": None}
+            splits["validation"] = splits["test"]  # what some tasks score; which, is left to the task
         files = {}
         for split, lines in splits.items():
             path = (folder / f"{task.name}.{split}.jsonl").absolute()
