@@ -32,6 +32,9 @@ def refused(called: Called, *words: str) -> None:
 OPTIONS = {
     "an unknown choice": (["method=spectraqlroa"], ["spectraqlroa", "Did you mean spectraqlora"]),
     "an unknown choice of another group": (["quantization=nf5"], ["nf5", "Did you mean nf4?"]),
+    "an unknown benchmark": (["benchmark=arc_eazy"], ["arc_eazy", "Did you mean arc_easy", "There is aqua, arc_"]),
+    "a misspelt suite": (["benchmark=comonsense"], ["comonsense", "Did you mean commonsense?"]),
+    "an unknown task of a suite": (["~benchmark.tasks.piqua"], ["benchmark.tasks.piqua"]),
     "a misspelt option": (["training.learning_rte=1"], ["training.learning_rte", "training.learning_rate"]),
     "a misspelt group": (["modell=tiny"], ["modell", "Did you mean model"]),
     "an option of another policy": (["rank_policy.top_fraction=0.5"], ["rank_policy.top_fraction", "has rank"]),
@@ -182,6 +185,29 @@ def test_a_prompt_beyond_the_context(command: Command, tmp_path: Path) -> None:
 def test_a_benchmark_file_without_answers(command: Command, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(json.dumps([{"instruction": "1", "input": "", "output": "", "answer": ""}]))
     refused(command("benchmark=gsm8k", f"benchmark.data_dir={tmp_path}"), "row 1", "answer is empty")
+
+
+def test_a_benchmark_file_that_cannot_be_used(command: Command, tmp_path: Path) -> None:
+    row = {"id": "x7", "question": "1", "answer": "#### 1"}
+    options = ("benchmark=gsm8k", f"benchmark.data_dir={tmp_path}")
+    (tmp_path / "test.json").write_text(json.dumps([row, row]))
+    refused(command(*options), "rows 1 and 2", "id x7")
+    (tmp_path / "test.json").write_text(json.dumps([row, {"id": "x8", "question": "1"}]))
+    refused(command(*options), "row 2", "no column 'answer'", "id, question")
+
+
+def test_a_suite_of_which_some_tasks_are_missing(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mawps").mkdir()
+    called = command("benchmark=arithmetic", f"benchmark.data_dir={tmp_path}")
+    refused(called, "no folder for aqua, gsm8k, svamp (AQuA, gsm8k, SVAMP)", "it has mawps", "~benchmark.tasks.svamp")
+
+
+def test_a_run_that_scores_nothing(command: Command, tmp_path: Path) -> None:
+    assert command("benchmark=none", f"hydra.run.dir={tmp_path}", *SHORT).code == 0
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (record["status"], record["scores"]) == ("finished", [])
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "samples").exists()
 
 
 def test_a_damaged_cache_entry_is_made_again_with_a_warning(

@@ -1,6 +1,6 @@
 """Test items of a task from local files, or from the hub where a task reads them itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,28 @@ def local_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, An
         The items, in the file's order.
 
     Raises:
-        DataError: If the file is missing, empty, truncated, without the expected columns, or an
-            item has no answer.
+        DataError: If the file is missing, empty, truncated, without the expected columns, an item
+            has no answer, or two rows have one `id`.
     """
     path = local_file(folder, names)
-    items = to_items(read_rows(path), rows, source=str(path))
+    found = read_rows(path)
+    _check_ids(found, source=str(path))
+    items = [
+        _answered_right(item, row) for item, row in zip(to_items(found, rows, source=str(path)), found, strict=True)
+    ]
     for number, item in enumerate(items, start=1):
         if not item.answer.strip():
             raise DataError(f"{path}, row {number}: the answer is empty.")
     return items
+
+
+def _answered_right(item: Item, row: Mapping[str, Any]) -> Item:
+    # The `output` of LLM-Adapters' test files is an old model's guess, but where it is their fixed sentence.
+    if "instruction" not in row:
+        return item
+    sentence = f"the correct answer is {item.answer}"
+    written = sentence if item.completion.strip() == sentence else item.answer.removesuffix(".0")
+    return item._replace(completion=written)
 
 
 def hub_items(*, hub: HubSplit, rows: Callable[[dict[str, Any]], Item]) -> list[Item]:
@@ -90,3 +103,16 @@ def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict
     if path is None:
         return []
     return [item for item in to_items(read_rows(path), rows, source=str(path)) if item.fields]
+
+
+def _check_ids(rows: Sequence[dict[str, Any]], *, source: str) -> None:
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        if "id" not in row:
+            continue
+        before = seen.setdefault(str(row["id"]), number)
+        if before != number:
+            raise DataError(
+                f"{source}, rows {before} and {number}: both have the id {row['id']}, so one of them would be scored "
+                "twice or is misnamed; remove one."
+            )

@@ -2,10 +2,10 @@
 
 Each function knows the raw form of its data set and the form of LLM-Adapters' copies
 (`instruction`, `input`, `output`, `answer`). A missing column raises KeyError, which the reader
-turns into a sentence with the file and the row.
+turns into a sentence with the file and the row. `choice_rows.py` has the commonsense sets with choices.
 
-Sources of the forms: GSM8K (arXiv:2110.14168), AQuA-RAT (arXiv:1705.04146), MAWPS, BoolQ
-(arXiv:1905.10044) and their copies in LLM-Adapters (arXiv:2304.01933); SST-2 as in GLUE
+Sources of the forms: GSM8K (arXiv:2110.14168), AQuA-RAT (arXiv:1705.04146), MAWPS, SVAMP
+(arXiv:2103.07191), BoolQ (arXiv:1905.10044) and their copies in LLM-Adapters (arXiv:2304.01933); SST-2 as in GLUE
 (arXiv:1804.07461), IMDb (Maas et al., ACL 2011).
 """
 
@@ -114,27 +114,29 @@ def aqua(row: Row) -> Item:
 
 
 def boolq(row: Row) -> Item:
-    """A yes/no question, without its passage, asked as LLM-Adapters asks it.
+    """A yes/no question, asked as LLM-Adapters asks it: without its passage.
 
     Args:
-        row: With question and answer (true or false), or LLM-Adapters' form.
+        row: With question, answer (true or false) or label (1 or 0), and maybe its passage, or LLM-Adapters' form.
 
     Returns:
-        The item.
+        The item; its fields are what the harness's boolq template reads, where the row has a passage.
 
     Raises:
         ValueError: If the answer is no truth value.
     """
     if "instruction" in row:
         return instruction(row)
-    if not isinstance(row["answer"], bool):
-        raise ValueError(f"the answer is {row['answer']!r}, neither true nor false")
-    truth = "true" if row["answer"] else "false"
+    said = row["answer"] if "answer" in row else row["label"]
+    if said not in {True, False}:  # 1 and 0 are equal to them; the hub's hidden test split has -1
+        raise ValueError(f"the answer is {said!r}, neither true nor false")
+    truth = "true" if said else "false"
     asked = (
         f"Please answer the following question with true or false, question: {row['question']}?"
         "\n\nAnswer format: true/false"
     )
-    return Item(asked, f"the correct answer is {truth}", truth)
+    shown = {name: row[name] for name in ("passage", "question") if "passage" in row}
+    return Item(asked, f"the correct answer is {truth}", truth, {**shown, "label": int(said)} if shown else {})
 
 
 def mawps(row: Row) -> Item:
@@ -151,6 +153,23 @@ def mawps(row: Row) -> Item:
     if "original_text" not in row:
         return Item(row["Question"], f"The answer is {row['Answer']}.", str(row["Answer"]))
     return Item(row["original_text"], f"{row['equation']} The answer is {row['ans']}.", str(row["ans"]))
+
+
+def svamp(row: Row) -> Item:
+    """A short arithmetic problem with a twist.
+
+    Args:
+        row: With Body, a question (sQuestion or Question) and a number (lSolutions or Answer), or LLM-Adapters' form.
+
+    Returns:
+        The item; its completion is the answer.
+    """
+    if "instruction" in row:
+        return instruction(row)
+    body = row["Body"] if row["Body"].endswith(".") else f"{row['Body']}."
+    asked = row["sQuestion"] if "sQuestion" in row else row["Question"]
+    number = str(row["lSolutions"] if "lSolutions" in row else row["Answer"])
+    return Item(f"{body} {asked}", f"The answer is {number}.", number)
 
 
 def sst2(row: Row) -> Item:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.evaluation.task import Task
 from spectral_ft.types import Stage
 
@@ -64,10 +64,30 @@ class Benchmark:
 
         Returns:
             The folder, or None for the hub.
+
+        Raises:
+            DataError: If `data_dir` lacks the folders of some of several tasks.
         """
         if self.data_dir is not None:
-            return Path(self.data_dir).expanduser()
+            folder = Path(self.data_dir).expanduser()
+            self._check_folders(folder)
+            return folder
         if dataset != task.name or not dataset_folder:
             return None
         folder = Path(dataset_folder).expanduser()
         return folder.parent if folder.is_file() else folder  # a file there is what is trained on
+
+    def _check_folders(self, folder: Path) -> None:
+        # With a single task the folder may hold the test file itself; several would all read that one file.
+        wanted = {task.name: task.folders for task in self.tasks.values() if task.folders}
+        if len(wanted) < 2 or not folder.exists():
+            return  # a folder that does not exist is named where it is read
+        missing = [name for name, names in wanted.items() if not any((folder / each).is_dir() for each in names)]
+        if missing:
+            there = ", ".join(name for name in wanted if name not in missing) or "none"
+            folders = ", ".join(wanted[name][0] for name in missing)
+            raise DataError(
+                f"benchmark.data_dir={folder} has no folder for {', '.join(missing)} ({folders}); of the "
+                f"{len(wanted)} tasks it has {there}. Add them, or leave them out: "
+                f"{' '.join(f'~benchmark.tasks.{name}' for name in missing)}."
+            )

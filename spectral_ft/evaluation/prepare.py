@@ -4,14 +4,15 @@ A prepared task is `tasks/NAME.yaml` in the run folder, with absolute paths, sin
 resolves relative ones against the working directory.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from spectral_ft.errors import DataError
+from spectral_ft.evaluation import extraction, rules
 from spectral_ft.evaluation.task import Task, TaskProtocol, TestItem
 from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl, write_text
@@ -28,7 +29,9 @@ class PreparedTask:
     protocol: TaskProtocol
     file: Path
     fingerprint: str
-    """Of the task, its items and the harness task it includes."""
+    """Of the task, its items, and the harness task it includes or our template and rules."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """Metric of our template that is a rule of extraction, to name of the rule (`evaluation/rules.py`)."""
 
 
 def prepare(
@@ -59,16 +62,13 @@ def prepare(
         DataError: If few-shot examples are wanted and the local folder has none.
     """
     own = protocol in task.templates and items is not None
-    source = TEMPLATES / f"{task.templates[protocol]}.yaml" if own else _harness_tasks() / str(task.harness_task)
+    template = task.templates[protocol] if own else ""
+    source = TEMPLATES / f"{template}.yaml" if own else _harness_tasks() / str(task.harness_task)
     content: dict[str, Any] = {"include": str(source), "task": task.name, "tag": None}
-    rows: dict[str, list[dict[str, Any]]] = {}
+    splits: dict[str, list[dict[str, Any]]] = {}
     if items is not None:
-        convert = (
-            (lambda i: {"prompt": prompt(i.instruction), "gold": i.answer, "completion": i.completion})
-            if own
-            else (lambda i: dict(i.fields))
-        )
-        rows["test"] = [{"id": number, **convert(item)} for number, item in enumerate(items)]
+        convert = (lambda item: _own_row(item, prompt)) if own else (lambda item: dict(item.fields))
+        splits["test"] = [{"id": number, **convert(item)} for number, item in enumerate(items)]
         if not own:
             wanted = _shots(source) if num_fewshot is None else num_fewshot
             if wanted and len(fewshot_items) < wanted:
@@ -77,11 +77,13 @@ def prepare(
                     "file: add it, or set benchmark.num_fewshot=0."
                 )
             if wanted:
-                rows["train"] = [dict(item.fields) for item in fewshot_items]
+                splits["train"] = [dict(item.fields) for item in fewshot_items]
+                content["training_split"] = "train"
             else:
                 content |= {"training_split": None, "fewshot_split": None}
+            splits["validation"] = splits["test"]  # what some tasks score; which, is left to the task
         files = {}
-        for split, lines in rows.items():
+        for split, lines in splits.items():
             path = (folder / f"{task.name}.{split}.jsonl").absolute()
             write_jsonl(path, lines)
             files[split] = str(path)
@@ -94,8 +96,25 @@ def prepare(
         content["num_fewshot"] = num_fewshot
     file = (folder / f"{task.name}.yaml").absolute()
     write_text(file, yaml.safe_dump(content, sort_keys=False))
-    parts = [source.read_text(), repr(sorted(rows.items())), repr(num_fewshot), task.name]
-    return PreparedTask(task.name, protocol, file, text_fingerprint("\n".join(parts)))
+    read = _own_sources() if own else [source]
+    parts = [*(path.read_text() for path in read), repr(sorted(splits.items())), repr(num_fewshot), task.name]
+    # `paper_number` looks for a number.
+    looked_for = rules.rules_of(template.partition("_")[2])
+    return PreparedTask(task.name, protocol, file, text_fingerprint("\n".join(parts)), looked_for)
+
+
+def _own_sources() -> list[Path]:
+    # Whatever a score of ours depends on, so that none is taken from the cache that other rules have made.
+    return [
+        *sorted(TEMPLATES.glob("*.yaml")),
+        TEMPLATES / "scoring.py",
+        Path(extraction.__file__),
+        Path(rules.__file__),
+    ]
+
+
+def _own_row(item: TestItem, prompt: Prompt) -> dict[str, str]:
+    return {"prompt": prompt(item.instruction), "gold": item.answer, "completion": item.completion}
 
 
 def _harness_tasks() -> Path:

@@ -8,10 +8,9 @@ from typing import Any
 from spectral_ft.evaluation.classification import standard_error
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
+from spectral_ft.evaluation.rules import rule_rows
 from spectral_ft.types import BenchmarkScore, Stage
 
-OWN_RULES = ("paper", "strict")
-"""Metrics of our task files that are rules of extraction, each an accuracy."""
 UNFINISHED = "unfinished"
 """Metric: share of written answers that the limit of new tokens cut."""
 Ended = Callable[[str, dict[str, Any]], bool]
@@ -29,9 +28,10 @@ def read_results(results: Any, task: PreparedTask, *, stage: Stage, version: str
         ended: Of written answers.
 
     Returns:
-        The leading score first; a sample for each item and filter of the harness.
+        The leading score first; a sample for each item and rule: of our task files, or filter of the harness.
     """
-    samples = [_sample(sample, stage, ended) for sample in results["samples"][task.name]]
+    rows = [_sample(sample, stage, ended) for sample in results["samples"][task.name]]
+    samples = [judged for row in rows for judged in rule_rows(row, task.rules)] if task.rules else rows
     scores = _scores(results, task, stage, version)
     if samples[0]["response"] is not None:
         cut = [float(not row["ended"]) for row in samples if row["extractor"] == samples[0]["extractor"]]
@@ -48,7 +48,7 @@ def _scores(results: Any, task: PreparedTask, stage: Stage, version: str) -> lis
         if not rule or metric.endswith("_stderr"):
             continue
         stderr = numbers.get(f"{metric}_stderr,{rule}")
-        own = metric in OWN_RULES
+        own = metric in task.rules
         scores.append(
             BenchmarkScore(
                 task=task.name,

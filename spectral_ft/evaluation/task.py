@@ -7,8 +7,11 @@
 | a local file in LLM-Adapters' form | no: it lacks what the task shows | template |
 | generated | template | no |
 | a local file or the hub, classes | our own evaluator of classifiers | no |
+
+`protocol_table.py` writes this down for every benchmark that there is.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -17,7 +20,11 @@ from pydantic.dataclasses import dataclass
 
 from spectral_ft.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 TaskProtocol = Literal["standard", "paper"]
+TaskSource = Literal["hub", "raw", "copy", "generated"]
+"""The hub; local files in the data set's own form; in LLM-Adapters' form; made here."""
 
 
 class TestItem(Protocol):
@@ -61,6 +68,8 @@ class Task:
     """lm-eval's own task file, below its `tasks` folder."""
     classes: list[str] | None = None
     """What texts are sorted into, where that is the task; a classifier's evaluator scores it, and nothing else."""
+    size: int | None = None
+    """Items of the published test file, whatever its form."""
 
     def check_model(self, kind: Literal["causal_lm", "seq2seq", "classifier"], labels: Sequence[str] | None) -> None:
         """Refuse a model that cannot do this task.
@@ -91,10 +100,35 @@ class Task:
                 f"labels must be the names {', '.join(self.classes)}, in the order of the model's ids."
             )
 
+    @property
+    def sources(self) -> tuple[TaskSource, ...]:
+        """Where its items may come from."""
+        generated = self.own_items is not None and self.rows is None
+        if generated:
+            return ("generated",)
+        if self.classes is not None:
+            return ("hub", "raw") if self.own_items else ("raw",)
+        return ("hub", "raw", "copy") if self.harness_task else ("raw", "copy")
+
+    def has(self, protocol: TaskProtocol, source: TaskSource) -> bool:
+        """Whether a protocol exists from a source.
+
+        Args:
+            protocol: The protocol.
+            source: One of its sources.
+
+        Returns:
+            True if items from there can be scored so.
+        """
+        if protocol in self.templates and source != "hub":
+            return True
+        scorer = self.harness_task is not None or self.classes is not None
+        return protocol == "standard" and scorer and source in {"hub", "raw"}
+
     def choose_protocol(
         self, asked: Literal["auto", "standard", "paper"], items: Sequence[TestItem] | None
     ) -> TaskProtocol:
-        """The protocol that is used.
+        """The protocol that is used. Says so where the items are not as many as the published ones.
 
         Args:
             asked: The option; `auto` takes `paper` for local files, otherwise `standard`.
@@ -108,16 +142,32 @@ class Task:
         """
         if asked == "auto":
             asked = "paper" if items is not None and "paper" in self.templates else "standard"
-        if asked in self.templates and items is not None:
-            return asked
-        if asked == "standard" and items is not None and self.classes is not None:
-            return asked
-        if asked == "standard" and self.harness_task and (items is None or items[0].fields):
-            return asked
+        source = self._source_of(items)
+        if not self.has(asked, source):
+            raise ConfigError(
+                f"benchmark {self.name} does not exist as protocol={asked} from this source. "
+                f"{self._way_out(asked, source)}"
+            )
+        if items is not None and self.size not in {None, len(items)}:
+            log.warning(
+                "benchmark %s has %d items here, %d in the published test file: its scores are of another set",
+                self.name, len(items), self.size,
+            )  # fmt: skip
+        return asked
+
+    def _source_of(self, items: Sequence[TestItem] | None) -> TaskSource:
         if items is None:
-            way_out = "From the hub only `standard` exists; for `paper` give benchmark.data_dir=FOLDER."
-        elif asked == "standard":
-            way_out = "These local items lack what lm-eval's own task shows; use benchmark.protocol=paper, or the hub."
-        else:
-            way_out = f"It has {', '.join(self.templates) or 'no own template'}; use benchmark.protocol=standard."
-        raise ConfigError(f"benchmark {self.name} does not exist as protocol={asked} from this source. {way_out}")
+            return "hub"
+        if self.classes is not None or all(item.fields for item in items):
+            return "raw"
+        return "copy"
+
+    def _way_out(self, asked: TaskProtocol, source: TaskSource) -> str:
+        if source == "hub" and self.harness_task is None:
+            return "lm-eval has no task of it: give benchmark.data_dir=FOLDER."
+        if source == "hub":
+            return "From the hub only `standard` exists; for `paper` give benchmark.data_dir=FOLDER."
+        if asked == "standard" and self.harness_task is not None:
+            return "These local items lack what lm-eval's own task shows; use benchmark.protocol=paper, or the hub."
+        has = ", ".join(each for each in ("standard", "paper") if self.has(each, source))
+        return f"It has {has or 'no own template'}; use benchmark.protocol={has or 'standard'}."

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from spectral_ft.data import benchmark_items, rows
+from spectral_ft.data import benchmark_items, choice_rows, rows
 from spectral_ft.data.dataset import HubSplit
+from spectral_ft.data.files import read_rows
 from spectral_ft.errors import DataError
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "data"
@@ -39,6 +40,25 @@ def test_an_empty_answer_is_named_with_its_row(tmp_path):
         benchmark_items.local_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
+def test_two_rows_of_one_id_are_named(tmp_path):
+    lines = [{"id": name, "question": "q", "answer": "#### 1"} for name in ("a", "b", "c", "b")]
+    (tmp_path / "test.json").write_text(json.dumps(lines))
+    with pytest.raises(DataError, match=r"test\.json, rows 2 and 4: both have the id b"):
+        benchmark_items.local_items(tmp_path, [], rows.gsm8k)
+
+
+def test_rows_may_have_different_ids_or_none(tmp_path):
+    lines = [{"id": 1}, {"id": 2}, {}, {}]
+    (tmp_path / "test.json").write_text(json.dumps([line | {"question": "q", "answer": "#### 1"} for line in lines]))
+    assert len(benchmark_items.local_items(tmp_path, [], rows.gsm8k)) == 4
+
+
+def test_a_missing_field_is_named_with_its_row(tmp_path):
+    (tmp_path / "test.json").write_text('[{"question": "q", "answer": "#### 1"}, {"question": "q"}]')
+    with pytest.raises(DataError, match=r"test\.json, row 2: no column 'answer'; its columns are question\."):
+        benchmark_items.local_items(tmp_path, [], rows.gsm8k)
+
+
 def test_examples_for_the_prompt_lie_beside_the_test_file(tmp_path):
     write(tmp_path / "gsm8k" / "test.jsonl", "#### 1")
     write(tmp_path / "gsm8k" / "train.jsonl", "#### 2", "#### 3")
@@ -55,6 +75,24 @@ def test_examples_without_the_harness_s_fields_are_left_out(tmp_path):
     write(tmp_path / "test.jsonl", "#### 1")
     (tmp_path / "train.json").write_text('[{"instruction": "q", "output": "1", "answer": "1"}]')
     assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
+
+
+@pytest.mark.parametrize(
+    ("output", "answer", "completion"),
+    [
+        ("the correct answer is true", "true", "the correct answer is true"),
+        ("the correct answer is true", "false", "false"),
+        ("A: he has 12 left", "8.0", "8"),
+        ("", "1.5", "1.5"),
+        ("", "-20.0", "-20"),
+        ("Rationale: so B", "C", "C"),
+    ],
+)
+def test_a_guess_in_a_test_file_is_not_what_should_be_written(tmp_path, output, answer, completion):
+    row = {"instruction": "how many?", "input": "", "output": output, "answer": answer}
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    (item,) = benchmark_items.local_items(tmp_path, [], rows.instruction)
+    assert (item.completion, item.answer) == (completion, answer)
 
 
 def test_tab_separated_test_items_are_found(tmp_path):
@@ -85,17 +123,23 @@ def is_number(text):
     return True
 
 
+is_choice = {f"answer{number}" for number in range(1, 6)}.__contains__
+
+
 @pytest.mark.parametrize(
     ("folder", "convert", "count", "is_gold"),
     [
         ("gsm8k", rows.gsm8k, 1319, is_number),
         ("aqua", rows.aqua, 254, set("ABCDE").__contains__),
         ("llm_adapters/gsm8k", rows.gsm8k, 1319, is_number),
-        ("llm_adapters/SVAMP", rows.gsm8k, 1000, is_number),
+        ("llm_adapters/SVAMP", rows.svamp, 1000, is_number),
         ("llm_adapters/mawps", rows.mawps, 238, is_number),
         ("llm_adapters/AQuA", rows.aqua, 254, set("ABCDE").__contains__),
         ("sst2", rows.sst2, 1821, {"negative", "positive"}.__contains__),
         ("llm_adapters/boolq", rows.boolq, 3270, {"true", "false"}.__contains__),
+        ("llm_adapters/ARC-Easy", choice_rows.arc, 2376, is_choice),
+        ("llm_adapters/ARC-Challenge", choice_rows.arc, 1172, is_choice),
+        ("llm_adapters/openbookqa", choice_rows.openbookqa, 500, is_choice),
     ],
 )
 def test_public_test_files_have_their_published_size_and_gold_labels(folder, convert, count, is_gold):
@@ -104,3 +148,17 @@ def test_public_test_files_have_their_published_size_and_gold_labels(folder, con
     items = benchmark_items.local_items(PUBLIC / folder, [], convert)
     assert len(items) == count
     assert all(is_gold(item.answer) for item in items)
+
+
+@pytest.mark.parametrize(
+    ("raw", "copy", "convert"),
+    [
+        ("llm_adapters/SVAMP/SVAMP.json", "llm_adapters/SVAMP/test.json", rows.svamp),
+        ("llm_adapters/mawps/testset.json", "llm_adapters/mawps/test.json", rows.mawps),
+    ],
+)
+def test_a_raw_file_asks_what_its_copy_asks(raw, copy, convert, shared_data):
+    def asked(file):
+        return sorted((item.instruction, float(item.answer)) for item in map(convert, read_rows(shared_data / file)))
+
+    assert asked(raw) == asked(copy)

@@ -16,7 +16,7 @@ AQUA = {
 }
 
 
-@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps])
+@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps, rows.svamp])
 def test_every_data_set_has_the_copies_form(form):
     assert form(ADAPTERS) == Item("How many?", "Two and two. The answer is 4", "4")
 
@@ -65,12 +65,25 @@ def test_a_letter_that_is_no_choice_is_refused():
 @pytest.mark.parametrize(("answer", "word"), [(True, "true"), (False, "false")])
 def test_boolq_is_asked_as_the_copies_ask_it(answer, word):
     # the form of the first row of LLM-Adapters' boolq/test.json
-    assert rows.boolq({"question": "is the sky blue", "answer": answer, "passage": "..."}) == Item(
+    expected = Item(
         "Please answer the following question with true or false, question: is the sky blue?"
         "\n\nAnswer format: true/false",
         f"the correct answer is {word}",
         word,
     )
+    assert rows.boolq({"question": "is the sky blue", "answer": answer}) == expected
+    assert rows.boolq({"question": "is the sky blue", "label": int(answer)}) == expected
+
+
+@pytest.mark.parametrize("right", [{"answer": True}, {"label": 1}])
+def test_boolqs_fields_are_those_of_the_harness_where_there_is_a_passage(right):
+    shown = {"question": "is the sky blue", "passage": "It is."}
+    assert rows.boolq(shown | right).fields == shown | {"label": 1}
+
+
+def test_a_hidden_label_of_boolq_is_refused():
+    with pytest.raises(ValueError, match="the answer is -1, neither true nor false"):
+        rows.boolq({"question": "is the sky blue", "passage": "It is.", "label": -1})
 
 
 def test_a_truth_written_as_text_is_not_silently_true():
@@ -92,7 +105,20 @@ def test_mawps_has_two_raw_forms(row, item):
     assert rows.mawps(row) == item
 
 
-@pytest.mark.parametrize("form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps, rows.sst2])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Body": "He has 5", "sQuestion": "How many?", "lSolutions": 5.0},
+        {"Body": "He has 5.", "Question": "How many?", "Answer": "5.0"},
+    ],
+)
+def test_svamp_has_two_raw_forms(row):
+    assert rows.svamp(row) == Item("He has 5. How many?", "The answer is 5.0.", "5.0")
+
+
+@pytest.mark.parametrize(
+    "form", [rows.instruction, rows.gsm8k, rows.aqua, rows.boolq, rows.mawps, rows.svamp, rows.sst2]
+)
 def test_a_missing_column_is_a_key_error(form):
     with pytest.raises(KeyError):
         form({"text": "unlabelled"})

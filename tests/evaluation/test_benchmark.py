@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.evaluation.task import Task
 
@@ -49,6 +49,48 @@ def test_a_file_of_training_data_is_not_the_test_file(tmp_path):
     file = str(tmp_path / "train.jsonl")
     assert benchmark().folder_of(TASK, dataset="gsm8k", dataset_folder=file) == tmp_path
     assert benchmark(data_dir=file).folder_of(TASK, dataset="gsm8k", dataset_folder=None) == Path(file)
+
+
+SUITE = {
+    "aqua": Task(name="aqua", templates={"paper": "letter"}, folders=["AQuA", "aqua"]),
+    "svamp": Task(name="svamp", templates={"paper": "number"}, folders=["SVAMP"]),
+    "mawps": Task(name="mawps", templates={"paper": "number"}, folders=["mawps"]),
+}
+
+
+def folder_of_first(tasks, folder):
+    first = next(iter(tasks.values()))
+    return benchmark(tasks=tasks, data_dir=str(folder)).folder_of(first, dataset="gsm8k", dataset_folder=None)
+
+
+def test_a_suite_takes_the_parent_of_its_folders(tmp_path):
+    for name in ("aqua", "SVAMP", "mawps"):
+        (tmp_path / name).mkdir()
+    assert folder_of_first(SUITE, tmp_path) == tmp_path
+
+
+def test_the_folders_that_a_suite_misses_are_named(tmp_path):
+    (tmp_path / "AQuA").mkdir()
+    said = (
+        r"has no folder for svamp, mawps \(SVAMP, mawps\); of the 3 tasks it has aqua\. Add them, or leave them out: "
+        r"~benchmark\.tasks\.svamp ~benchmark\.tasks\.mawps\."
+    )
+    with pytest.raises(DataError, match=said):
+        folder_of_first(SUITE, tmp_path)
+
+
+def test_a_suite_does_not_read_one_file_for_every_task(tmp_path):
+    (tmp_path / "test.json").write_text("[]")
+    for place in (tmp_path, tmp_path / "test.json"):
+        with pytest.raises(DataError, match=r"has no folder for aqua, svamp, mawps .*; of the 3 tasks it has none"):
+            folder_of_first(SUITE, place)
+    assert folder_of_first({"aqua": SUITE["aqua"]}, tmp_path) == tmp_path
+
+
+def test_a_generated_task_of_a_suite_needs_no_folder(tmp_path):
+    (tmp_path / "AQuA").mkdir()
+    made = Task(name="wordmath", templates={"standard": "wordmath"}, own_items=list)
+    assert folder_of_first({"aqua": SUITE["aqua"], "wordmath": made}, tmp_path) == tmp_path
 
 
 def test_a_tilde_is_the_home(tmp_path, monkeypatch):

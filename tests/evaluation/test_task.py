@@ -17,6 +17,7 @@ PACKAGE = REPOSITORY / "spectral_ft" / "evaluation"
 GSM8K = Task(name="gsm8k", templates={"paper": "number"}, harness_task="gsm8k/gsm8k.yaml")
 FILMS = Task(name="films", templates={}, classes=["negative", "positive"])
 WORDMATH = Task(name="wordmath", templates={"standard": "wordmath"})
+MAWPS = Task(name="mawps", templates={"paper": "number"}, rows=dict)
 RAW = [Item("q", "a", "1", {"question": "q"})]
 COPY = [Item("q", "a", "1")]
 
@@ -47,14 +48,40 @@ def test_a_source_has_its_protocols(task, items, asked, chosen):
         (GSM8K, None, "paper", r"gsm8k does not exist as protocol=paper.*for `paper` give benchmark\.data_dir=FOLDER"),
         (GSM8K, COPY, "standard", r"protocol=standard.*lack what lm-eval's own task shows.*protocol=paper"),
         (WORDMATH, COPY, "paper", r"wordmath does not exist as protocol=paper.*It has standard; use .*standard"),
-        (WORDMATH, None, "standard", "protocol=standard from this source. From the hub only `standard` exists"),
-        (FILMS, COPY, "paper", "films does not exist as protocol=paper.*It has no own template; use .*standard"),
+        (
+            MAWPS,
+            None,
+            "standard",
+            r"mawps does not exist as protocol=standard.*lm-eval has no task of it: give .*data_dir",
+        ),
+        (MAWPS, None, "auto", "mawps does not exist as protocol=standard"),
+        (MAWPS, COPY, "standard", r"mawps does not exist as protocol=standard.*It has paper; use .*protocol=paper"),
+        (MAWPS, None, "paper", "lm-eval has no task of it"),
+        (FILMS, COPY, "paper", "films does not exist as protocol=paper.*It has standard; use .*standard"),
         (Task(name="t", templates={}), RAW, "paper", "It has no own template"),
     ],
 )
 def test_any_other_is_refused_with_a_way_out(task, items, asked, way_out):
     with pytest.raises(ConfigError, match=way_out):
         task.choose_protocol(asked, items)
+
+
+def test_items_of_which_some_lack_the_fields_are_no_raw_file():
+    with pytest.raises(ConfigError, match="lack what lm-eval's own task shows"):
+        GSM8K.choose_protocol("standard", [*RAW, *COPY])
+
+
+@pytest.mark.parametrize(("count", "words"), [(2, []), (1, ["films has 1 items here, 2 in the published test file"])])
+def test_another_number_of_items_than_the_published_is_told(count, words, caplog):
+    Task(name="films", templates={"paper": "number"}, size=2).choose_protocol("auto", COPY * count)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        f"benchmark {each}" for each in words
+    ]
+
+
+def test_the_hubs_items_are_not_counted(caplog):
+    Task(name="films", templates={}, harness_task="x", size=2).choose_protocol("auto", None)
+    assert not caplog.records
 
 
 def test_an_unknown_protocol_has_no_template():

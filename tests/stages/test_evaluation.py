@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from spectral_ft.adapters.origin import write_origin
 from spectral_ft.errors import CheckpointError, ConfigError, DataError
+from spectral_ft.evaluation.rules import RULES
 from spectral_ft.models.loading import load_model
 from spectral_ft.stages import evaluation
 from spectral_ft.stages.adapters import adapter_folders
@@ -146,6 +147,58 @@ def test_a_training_file_is_not_taken_for_the_test(bert, data):
 def test_a_task_that_the_model_cannot_do_is_refused_before_anything_loads(options, message):
     with pytest.raises(ConfigError, match=message):
         source_tasks(built(*options))
+
+
+@pytest.mark.parametrize(
+    ("suite", "left_out", "counts"),
+    [
+        ("core", [], {"gsm8k": 1319, "aqua": 254, "boolq": 3270}),
+        ("arithmetic", [], {"aqua": 254, "gsm8k": 1319, "mawps": 238, "svamp": 1000}),
+        (
+            "commonsense",
+            ["piqa", "siqa", "hellaswag", "winogrande"],  # not in ../shared/data
+            {"boolq": 3270, "arc_easy": 2376, "arc_challenge": 1172, "openbookqa": 500},
+        ),
+    ],
+)
+def test_a_suite_reads_the_published_files(suite, left_out, counts, shared_data, caplog):
+    options = [f"benchmark={suite}", f"benchmark.data_dir={shared_data / 'llm_adapters'}"]
+    tasks = source_tasks(built("model=llama-7b", *options, *(f"~benchmark.tasks.{name}" for name in left_out)))
+    assert {task.task.name: len(task.items) for task in tasks} == counts
+    assert {task.protocol for task in tasks} == {"paper"}
+    assert not caplog.records
+
+
+def test_the_whole_commonsense_suite_is_read_from_one_folder(tmp_path, caplog):
+    words = {
+        "boolq": "true", "piqa": "solution1", "social_i_qa": "answer1", "hellaswag": "ending1", "winogrande": "option1",
+        "ARC-Easy": "answer1", "ARC-Challenge": "answer1", "openbookqa": "answer1",
+    }  # fmt: skip
+    for folder, word in words.items():
+        (tmp_path / folder).mkdir()
+        row = {"instruction": f"{folder}?", "input": "", "output": f"the correct answer is {word}", "answer": word}
+        (tmp_path / folder / "test.json").write_text(json.dumps([row]))
+    tasks = source_tasks(built("model=llama-7b", "benchmark=commonsense", f"benchmark.data_dir={tmp_path}"))
+    assert [task.items[0].instruction for task in tasks] == [f"{folder}?" for folder in words]
+    for task, word in zip(tasks, words.values(), strict=True):
+        assert task.items[0].answer == word
+        prepared = task.prepare(None, tmp_path / "tasks")
+        assert RULES[prepared.rules["strict"]](f"the correct answer is {word}", word).right
+    assert len(caplog.records) == 8  # each has one item where the published file has more
+
+
+@pytest.mark.parametrize("folder", ["boolq", "openbookqa", "ARC-Easy", "ARC-Challenge"])
+def test_a_training_side_of_the_copies_is_read_as_ones_own_data(folder, shared_data):
+    data = shared_data / "llm_adapters" / folder
+    name = folder.lower().replace("-", "_")
+    options = ["dataset=jsonl", f"dataset.data_dir={data}", "dataset.prompt=alpaca", "dataset.validation=0"]
+    experiment = built("model=llama-7b", *options, f"dataset.name={name}", f"benchmark={name}")
+    examples = experiment.dataset.examples()
+    rows = json.loads((data / "train.json").read_text())
+    assert [example.completion.strip() for example in examples] == [row["output"] for row in rows]
+    assert all(row["instruction"] in example.prompt for row, example in zip(rows, examples, strict=True))
+    (task,) = source_tasks(experiment)
+    assert (len(task.items), task.protocol) == (task.task.size, "paper")
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "aqua"])
