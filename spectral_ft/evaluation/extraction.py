@@ -2,7 +2,8 @@
 
 A published rule does what the released script does, quirks included. A strict one reads as a reader would, and gives
 no answer where a reader would not. Each takes the text of a response and gives the answer as text, empty where there is
-none. Known gaps of the strict ones: a fraction is two numbers, `not true` is true, and a number in words is none.
+none. Known gaps of the strict ones: a fraction is two numbers, a number in words is none, the article A is a letter
+where no answer is announced, and `not true` is true.
 
 Source: LLM-Adapters, arXiv:2304.01933, `evaluate.py` and `commonsense_evaluate.py`.
 """

@@ -104,13 +104,9 @@ def prepare(
 
 
 def _own_sources() -> list[Path]:
-    # Whatever a score of ours depends on, so that none is taken from the cache that other rules have made.
-    return [
-        *sorted(TEMPLATES.glob("*.yaml")),
-        TEMPLATES / "scoring.py",
-        Path(extraction.__file__),
-        Path(rules.__file__),
-    ]
+    # Whatever a score of ours and its samples depend on, so that none is taken from the cache that other rules made.
+    code = [TEMPLATES / "scoring.py", TEMPLATES.parent / "harness.py", Path(extraction.__file__), Path(rules.__file__)]
+    return [*sorted(TEMPLATES.glob("*.yaml")), *code]
 
 
 def _own_row(item: TestItem, prompt: Prompt) -> dict[str, str]:

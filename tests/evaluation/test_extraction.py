@@ -87,6 +87,7 @@ LETTERS = [
     ("The answer is clear. So D", "D", "D"),
     ("It is C\n### Response:\nA", "C", "C"),
     ("12\n### Instruction:\nA car needs", "A", ""),
+    ("A car needs 3 hours, so C", "A", "A"),
     ("the answer is c", "", ""),
     ("Five", "", ""),
     ("", "", ""),

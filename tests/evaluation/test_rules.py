@@ -2,10 +2,12 @@
 
 import pytest
 
+from spectral_ft.data.files import read_rows
 from spectral_ft.errors import ConfigError
 from spectral_ft.evaluation.prepare import TEMPLATES
 from spectral_ft.evaluation.rules import RULES, WORDS, Judgement, known_rules, rule_rows, rules_of, same_number
 from spectral_ft.evaluation.tasks import scoring
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,22 @@ def test_a_sample_has_a_row_for_each_rule():
     paper, strict = rule_rows(row | {"metrics": {"paper": 0.0, "strict": 1.0}}, rules_of("number"))
     assert paper == row | {"extractor": "paper", "extracted": "9", "metrics": {"exact_match": 0.0}}
     assert strict == row | {"extractor": "strict", "extracted": "7", "metrics": {"exact_match": 1.0}}
+
+
+def test_the_page_says_what_the_rules_make_of_stored_guesses(shared_data):
+    def right(folder, kind):
+        rows = read_rows(shared_data / "llm_adapters" / folder / "test.json")
+        judged = [
+            [RULES[f"{how}_{kind}"](row["output"], row["answer"]).right for row in rows] for how in ("paper", "strict")
+        ]
+        return sum(judged[0]), sum(judged[1]), len(rows)
+
+    aqua, gsm8k = right("AQuA", "letter"), right("gsm8k", "number")
+    said = (
+        f"counts {aqua[0]} of {aqua[2]} right on AQuA and the strict one {aqua[1]}; "
+        f"on GSM8K {gsm8k[0]} and {gsm8k[1]} of {gsm8k[2]}."
+    )
+    assert said in " ".join((REPOSITORY / "docs" / "benchmarks.md").read_text().split())
 
 
 def test_an_unknown_rule_is_told_the_nearest_names():
