@@ -24,7 +24,7 @@ LEAVES = {
 LEVELS = [
     {"errors", "processes"},
     {"types", "bfloat16"},
-    {"storage"},
+    {"storage", "statistics"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},
     LEAVES,
     {"methods", "identity"},

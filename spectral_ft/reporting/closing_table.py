@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spectral_ft.reporting.intervals import wilson_interval
+from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.types import BenchmarkScore, RunResult
 
 ACCURACIES = ("exact_match", "acc", "acc_norm")
