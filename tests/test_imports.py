@@ -98,6 +98,11 @@ def test_a_policy_sees_no_model() -> None:
     assert "numpy" in used and not used & {"torch", "transformers", "peft"}
 
 
+def test_statistics_know_numbers_only() -> None:
+    used = {module.split(".")[0] for file, module in imports() if room(file) == "statistics"}
+    assert {"scipy", "statsmodels"} <= used and not used & {"torch", "transformers", "peft", "pydantic"}
+
+
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
