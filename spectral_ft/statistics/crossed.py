@@ -34,9 +34,9 @@ def crossed_error(*groups: np.ndarray) -> CrossedError:
 
     Source: Satterthwaite 1946; Hillis, Statistics in Medicine 26 (2007) 596, for one table of differences; Hillis,
     Statistics in Medicine 33 (2014) 330, for groups with readers of their own.
-    Departs from it: a negative estimate of the spread between seeds counts as none (`max(MS_S, MS_E)`), without which
-    the test rejects up to 8 % at three seeds and 12 % at two, at 5 %; the degrees of freedom count the items too, which matters
-    below some thirty. The price is caution where seeds differ by no more than chance.
+    Departs from it: a negative estimate of the spread between seeds counts as none (`max(MS_S, MS_E)`), without which a
+    test at 5 % rejects up to 8 % at three seeds and 12 % at two; the degrees of freedom count the items too, which
+    matters below some thirty. The price is caution where seeds differ by no more than chance.
 
     Args:
         *groups: Each (..., seeds, items), two or more seeds and items; `x, -y` gives a difference.
