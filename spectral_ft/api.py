@@ -1,14 +1,15 @@
-"""The spectra and the plans for people inside their own script.
+"""The spectra, the plans and the comparison of runs for people inside their own script.
 
     frame = spectral_frame("path/to/checkpoint")                       # one row a matrix
     config = lora_config("path/to/checkpoint", "snr_top", "0.5%")      # a stock peft.LoraConfig
+    print(compare("runs/one", "runs/other"))                           # differences with intervals and p-values
 
 Nothing here trains: the configuration goes into anyone's own Trainer.
 """
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from spectral_ft.experiment import Experiment
+    from spectral_ft.reporting.comparison import Comparison
+    from spectral_ft.types import Stage
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 """What Hydra's command line takes without quotes."""
@@ -97,6 +100,36 @@ def lora_config(
         report, _ = what_plans_read(experiment, located, parts=[experiment.parts], folder=Path(folder))
         base = base_model(experiment, located, tuple(spectrum.matrix for spectrum in report.matrices))
         return config_of(plan_of(experiment.parts, base, report, None), **options)
+
+
+def compare(
+    run: str | Path | Sequence[str | Path],
+    other: str | Path | Sequence[str | Path],
+    *,
+    stages: "tuple[Stage, Stage]" = ("tuned", "tuned"),
+) -> "Comparison":
+    """Compare runs item by item, with intervals and p-values (docs/statistics.md).
+
+    Args:
+        run: Folder of a run, or folders of runs that differ in their seed alone.
+        other: Of what it is compared with.
+        stages: Which scores of either side: `("tuned", "base")` with one folder twice is what its training changed.
+
+    Returns:
+        Printed, a table; `.frame()` gives pandas; `.rows` and `.skipped` what was compared and what was not.
+
+    Raises:
+        DataError: If runs were not scored on the same items, samples are missing, or no score is common.
+        RunError: If a folder holds no scores, or no record where seeds are needed, or a side has a seed twice.
+    """
+    from spectral_ft.reporting.comparison import compare_runs
+
+    return compare_runs(_folders(run), _folders(other), stages=stages)
+
+
+def _folders(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    several = [given] if isinstance(given, str | Path) else given
+    return [Path(folder).expanduser() for folder in several]
 
 
 def _budget(budget: int | str | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ LEAVES = {
 LEVELS = [
     {"errors", "processes"},
     {"types", "bfloat16"},
-    {"storage"},
+    {"storage", "statistics"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},
     LEAVES,
     {"methods", "identity"},
@@ -96,6 +96,11 @@ def test_a_library_is_known_only_where_it_belongs(library: str) -> None:
 def test_a_policy_sees_no_model() -> None:
     used = {module.split(".")[0] for file, module in imports() if room(file) == "allocation"}
     assert "numpy" in used and not used & {"torch", "transformers", "peft"}
+
+
+def test_statistics_know_numbers_only() -> None:
+    used = {module.split(".")[0] for file, module in imports() if room(file) == "statistics"}
+    assert {"scipy", "statsmodels"} <= used and not used & {"torch", "transformers", "peft", "pydantic"}
 
 
 def loaded_by(statement: str) -> set[str]:

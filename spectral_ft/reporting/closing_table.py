@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from spectral_ft.reporting.intervals import wilson_interval
+from spectral_ft.errors import DataError
+from spectral_ft.reporting.comparison import item_table
+from spectral_ft.reporting.difference_cell import difference_text, p_text
+from spectral_ft.reporting.samples import ItemValues, item_values, samples_file
+from spectral_ft.reporting.terminal import as_text
+from spectral_ft.statistics.intervals import wilson_interval
+from spectral_ft.statistics.paired import paired_difference
+from spectral_ft.statistics.results import Difference
 from spectral_ft.types import BenchmarkScore, RunResult
 
 ACCURACIES = ("exact_match", "acc", "acc_norm")
@@ -53,12 +59,17 @@ def closing_table(result: RunResult, folder: Path) -> str:
         Text for a terminal.
     """
     first = leading(result.scores)
+    changes, notes = _changes(first, folder)
     table = Table(title=f"run {result.run_id}", title_justify="left")
-    for heading in ("task", "metric", "base", "fine-tuned", "items"):
+    compared = ["fine-tuned less base", "p"] if changes else []
+    for heading in ("task", "metric", "base", "fine-tuned", *compared, "items"):
         table.add_column(heading, justify="left" if heading in {"task", "metric"} else "right")
     for task in dict.fromkeys(score.task for score in result.scores):
         shown = first.get((task, "tuned")) or first[task, "base"]
         cells = [_cell(first.get((task, stage))) for stage in ("base", "tuned")]
+        if changes:
+            change = changes.get(task)
+            cells += [difference_text(change), p_text(change.p)] if change else ["-", "-"]
         table.add_row(task, f"{shown.metric} ({shown.extractor})", *cells, str(shown.n))
     facts = Table.grid(padding=(0, 2))
     if result.plan:
@@ -74,11 +85,26 @@ def closing_table(result: RunResult, folder: Path) -> str:
                 facts.add_row(name, f"{loss['before']:.3f} before, {loss['after']:.3f} after")
     facts.add_row("seconds in all", f"{result.seconds:.0f}")
     facts.add_row("record", str(folder / "result.json"))
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(table)
-        console.print(facts)
-    return capture.get()
+    return as_text(table) + "".join(f"{note}\n" for note in notes) + as_text(facts)
+
+
+def _changes(first: dict[tuple[str, str], BenchmarkScore], folder: Path) -> tuple[dict[str, Difference], list[str]]:
+    # Fine-tuned less base on the same items, for tasks whose samples lie in the folder, and what is to be said of it.
+    changes, notes = {}, []
+    for task in dict.fromkeys(task for task, _ in first):
+        stages = [first.get((task, stage)) for stage in ("tuned", "base")]
+        if None in stages or not samples_file(folder, task).exists():
+            continue
+        try:
+            tuned, base = (item_values(folder, score) for score in stages if score)
+            if isinstance(tuned, ItemValues) and isinstance(base, ItemValues):
+                changes[task] = paired_difference(*item_table([folder, folder], [tuned, base]))
+        except DataError as error:
+            # The scores stand, whatever is wrong with their items.
+            notes.append(str(error))
+    if any(change.below_one_question for change in changes.values()):
+        notes.append("*: less than one question")
+    return changes, notes
 
 
 def _cell(score: BenchmarkScore | None) -> str:

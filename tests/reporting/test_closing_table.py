@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spectral_ft.reporting.closing_table import closing_table, leading, objective
+from spectral_ft.statistics.paired import paired_difference
+from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult
 from tests.oracles import score
+from tests.reporting.runs import write_run
 
 BASE = (score("aqua", 0.25), score("aqua", 0.1, metric="acc"), score("gsm8k", 0.0))
 TUNED = (score("aqua", 0.75, stage="tuned"), score("aqua", 0.9, stage="tuned"), score("gsm8k", 0.5, stage="tuned"))
@@ -86,3 +90,40 @@ def test_a_run_without_training_shows_its_time_and_record_only():
     assert "peak memory" not in text
     assert "61" in line_with("seconds in all", text)
     assert str(Path("run") / "result.json") in line_with("record", text)
+
+
+# ---- fine-tuned less base
+
+
+def closed(folder):
+    return closing_table(read_json(folder / "result.json", RunResult), folder)
+
+
+def test_the_change_on_the_same_items_is_shown_with_interval_and_p(tmp_path):
+    base, tuned = np.repeat([0.0, 1.0], [80, 20]), np.repeat([1.0, 0.0, 1.0], [12, 68, 20])
+    text = closed(write_run(tmp_path, {"aqua": {"base": base, "tuned": tuned}}))
+    found = paired_difference(tuned, base)
+    line = line_with("aqua", text)
+    assert f"+12.0 [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" in line and "< 0.001" in line
+    assert "less than one question" not in text
+
+
+def test_a_change_below_one_question_is_marked(tmp_path):
+    base, tuned = np.array([0.0, 1, 1, 0]), np.array([1.0, 0, 1, 0])
+    text = closed(write_run(tmp_path, {"aqua": {"base": base, "tuned": tuned}}))
+    assert "]*" in line_with("aqua", text) and "1.000" in line_with("aqua", text) and "less than one question" in text
+
+
+def test_without_samples_the_change_is_left_out(tmp_path):
+    answers = {task: {"base": np.zeros(9), "tuned": np.ones(9)} for task in ("aqua", "gsm8k")}
+    run = write_run(tmp_path, answers)
+    (run / "samples" / "gsm8k.jsonl").unlink()
+    assert "less base" in closed(run) and "0.004" in line_with("aqua", closed(run))
+    assert line_with("gsm8k", closed(run)).count(" - ") == 2
+    (run / "samples" / "aqua.jsonl").unlink()
+    assert "less base" not in closed(run)
+
+
+def test_samples_of_other_items_do_not_hide_the_scores(tmp_path):
+    run = write_run(tmp_path, {"aqua": {"base": np.zeros(9), "tuned": np.ones(9)}}, ids=[0, *range(8)])
+    assert "100.0 %" in line_with("aqua", closed(run)) and "more than once" in closed(run)
