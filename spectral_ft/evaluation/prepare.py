@@ -18,6 +18,8 @@ from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl, write_text
 
 TEMPLATES = Path(__file__).parent / "tasks"
+RECORDS = [TEMPLATES.parent / name for name in ("results.py", "completions.py")]
+"""What scores and samples are made by, whatever the task."""
 Prompt = Callable[[str], str]
 
 
@@ -29,7 +31,7 @@ class PreparedTask:
     protocol: TaskProtocol
     file: Path
     fingerprint: str
-    """Of the task, its items, and the harness task it includes or our template and rules."""
+    """Of the task, its items, what it includes, and the code that makes scores and samples of it."""
     rules: Mapping[str, str] = field(default_factory=dict)
     """Metric of our template that is a rule of extraction, to name of the rule (`evaluation/rules.py`)."""
 
@@ -96,7 +98,7 @@ def prepare(
         content["num_fewshot"] = num_fewshot
     file = (folder / f"{task.name}.yaml").absolute()
     write_text(file, yaml.safe_dump(content, sort_keys=False))
-    read = _own_sources() if own else [source]
+    read = [*RECORDS, *(_own_sources() if own else [source])]
     parts = [*(path.read_text() for path in read), repr(sorted(splits.items())), repr(num_fewshot), task.name]
     # `paper_number` looks for a number.
     looked_for = rules.rules_of(template.partition("_")[2])
@@ -105,7 +107,7 @@ def prepare(
 
 def _own_sources() -> list[Path]:
     # Whatever a score of ours and its samples depend on, so that none is taken from the cache that other rules made.
-    code = [TEMPLATES / "scoring.py", TEMPLATES.parent / "harness.py", Path(extraction.__file__), Path(rules.__file__)]
+    code = [TEMPLATES / "scoring.py", Path(extraction.__file__), Path(rules.__file__)]
     return [*sorted(TEMPLATES.glob("*.yaml")), *code]
 
 

@@ -25,6 +25,18 @@ class TaskScores:
     scores: tuple[BenchmarkScore, ...]
     samples: list[dict[str, Any]]
 
+    def of_stage(self, stage: Stage) -> "TaskScores":
+        """Those of one stage.
+
+        Args:
+            stage: Base or tuned.
+
+        Returns:
+            Its scores and samples.
+        """
+        own = [row for row in self.samples if row["stage"] == stage]
+        return TaskScores(tuple(score for score in self.scores if score.stage == stage), own)
+
     def with_more(self, other: "TaskScores") -> "TaskScores":
         """These, and then others of the same task.
 

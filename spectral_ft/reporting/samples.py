@@ -147,9 +147,6 @@ def stage_scores(scores: tuple[BenchmarkScore, ...], stage: Stage) -> dict[Key, 
 
 
 def _value(row: dict[str, Any], score: BenchmarkScore) -> float | None:
-    # A rule of our own task files is a metric of the harness, under the rule's name.
-    if score.extractor in row["metrics"]:
-        return float(row["metrics"][score.extractor])
     return row["metrics"].get(score.metric) if row["extractor"] == score.extractor else None
 
 

@@ -1,0 +1,90 @@
+"""Scores before and after, side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from spectral_ft.errors import DataError
+from spectral_ft.reporting.difference_cell import difference_text, p_text
+from spectral_ft.reporting.samples import ItemValues, Key, item_table, item_values, samples_file
+from spectral_ft.reporting.terminal import as_text
+from spectral_ft.statistics.intervals import wilson_interval
+from spectral_ft.statistics.paired import paired_difference
+from spectral_ft.statistics.results import Difference
+from spectral_ft.types import BenchmarkScore, Stage
+
+ACCURACIES = ("exact_match", "acc", "acc_norm")
+Stages = Mapping[Stage, BenchmarkScore]
+
+
+def leading(scores: Sequence[BenchmarkScore]) -> dict[tuple[str, Stage], BenchmarkScore]:
+    """The first score of each task and stage, which is the one that counts.
+
+    Args:
+        scores: Of a run.
+
+    Returns:
+        (task, stage) to score.
+    """
+    found: dict[tuple[str, Stage], BenchmarkScore] = {}
+    for score in scores:
+        found.setdefault((score.task, score.stage), score)
+    return found
+
+
+def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -> str:
+    """Every score that is given, base beside fine-tuned, and the difference on the same items.
+
+    Args:
+        scores: Those of one folder.
+        folder: Where their samples lie; without samples there is no difference.
+        title: Of the table.
+
+    Returns:
+        Text for a terminal.
+    """
+    rows: dict[Key, dict[Stage, BenchmarkScore]] = {}
+    for score in scores:
+        rows.setdefault((score.task, score.metric, score.extractor), {})[score.stage] = score
+    changes, notes = _changes(rows, folder)
+    table = Table(title=title, title_justify="left")
+    stages = [stage for stage in ("base", "tuned") if any(stage in row for row in rows.values())]
+    compared = ["fine-tuned less base", "p"] if changes else []
+    columns = [{"base": "base", "tuned": "fine-tuned"}[stage] for stage in stages]
+    for heading in ("task", "metric", *columns, *compared, "items"):
+        table.add_column(heading, justify="left" if heading in {"task", "metric"} else "right")
+    for (task, metric, extractor), row in rows.items():
+        cells = [_cell(row.get(stage)) for stage in stages]
+        if changes:
+            change = changes.get((task, metric, extractor))
+            cells += [difference_text(change), p_text(change.p)] if change else ["-", "-"]
+        table.add_row(task, f"{metric} ({extractor})", *cells, str(next(iter(row.values())).n))
+    return as_text(table) + "".join(f"{note}\n" for note in notes)
+
+
+def _changes(rows: Mapping[Key, Stages], folder: Path) -> tuple[dict[Key, Difference], list[str]]:
+    # Fine-tuned less base on the same items, for tasks whose samples lie in the folder, and what is to be said of it.
+    changes: dict[Key, Difference] = {}
+    notes: dict[str, None] = {}
+    for key, row in rows.items():
+        if len(row) < 2 or not samples_file(folder, key[0]).exists():
+            continue
+        try:
+            tuned, base = (item_values(folder, row[stage]) for stage in ("tuned", "base"))
+            if isinstance(tuned, ItemValues) and isinstance(base, ItemValues):
+                changes[key] = paired_difference(*item_table([folder, folder], [tuned, base]))
+        except DataError as error:
+            notes[str(error)] = None  # the scores stand, whatever is wrong with their items
+    if any(change.below_one_question for change in changes.values()):
+        notes["*: less than one question"] = None
+    return changes, list(notes)
+
+
+def _cell(score: BenchmarkScore | None) -> str:
+    if score is None:
+        return "-"
+    if score.metric not in ACCURACIES:
+        return f"{score.value:.3f}"
+    low, high = wilson_interval(score.value, score.n)
+    return f"{100 * score.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"

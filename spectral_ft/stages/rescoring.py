@@ -1,0 +1,74 @@
+"""Stored answers, read again by every rule that fits them: nothing is generated, no model is loaded."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spectral_ft.errors import DataError, RunError
+from spectral_ft.evaluation.records import ScoreFile
+from spectral_ft.evaluation.rescoring import rescore
+from spectral_ft.evaluation.rules import RULES, rules_of
+from spectral_ft.types import BenchmarkScore
+
+log = logging.getLogger(__name__)
+
+
+def rescored(source: Path, folder: Path) -> tuple[BenchmarkScore, ...]:
+    """Read the answers of a folder again.
+
+    Args:
+        source: With `scores.json` and `samples/`; left as it is.
+        folder: Gets the same of the new scores.
+
+    Returns:
+        The stored scores of the tasks that hold written answers, then those by every rule.
+
+    Raises:
+        DataError: If no task there holds written answers.
+        RunError: If the folder holds no scores.
+    """
+    stored = ScoreFile(source).scores()
+    if not stored:
+        raise RunError(f"rescore={source} holds no scores.json: give the folder of a run or of an evaluation.")
+    file, shown = ScoreFile(folder), []
+    for task in dict.fromkeys(score.task for score in stored):
+        own = [score for score in stored if score.task == task]
+        rows = [row for row in _samples(source, task) if row["response"] is not None and "logits" not in row]
+        rules = _fitting(rows)
+        if not rules:
+            log.info("samples of %s hold no written answers that a rule reads: they are left out", task)
+            continue
+        found = rescore(rows, rules, stored=own)
+        for stage in dict.fromkeys(score.stage for score in found.scores):
+            file.add(stage, found.of_stage(stage))
+        shown += [*own, *found.scores]
+    if not shown:
+        raise DataError(f"rescore={source}: no task there has written answers; only those can be read by other rules.")
+    return tuple(shown)
+
+
+def _samples(source: Path, task: str) -> list[dict[str, Any]]:
+    path = source / "samples" / f"{task}.jsonl"
+    if not path.exists():
+        raise RunError(f"{path} does not exist, and the answers of {task} would be there: evaluate again.")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _fitting(rows: Sequence[dict[str, Any]]) -> list[str]:
+    # All rules that look for the kind of answer that is right here: every right answer is right when it is read.
+    golds = {str(row["gold"]) for row in rows}
+    kinds = dict.fromkeys(name.partition("_")[2] for name in RULES)
+    for kind in kinds if golds else ():
+        named = list(rules_of(kind).values())
+        if all(_reads(named[0], gold) for gold in golds):
+            return named
+    return []
+
+
+def _reads(rule: str, gold: str) -> bool:
+    try:
+        return RULES[rule](gold.rpartition("####")[2].strip() or gold, gold).right
+    except ValueError:
+        return False
