@@ -106,27 +106,31 @@ def test_two_processes_train_what_one_does(name: str, by_one: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("batching", ["random", "length"])
 def test_two_processes_stop_together_and_go_on(batching: str, by_one: Any, tmp_path: Path) -> None:
-    """In the middle of the second epoch."""
-    options = ("dataset.limit=48", f"training.batching={batching}", "training.save_steps=100", "method.dropout=0.1")
+    """In the second of three epochs of ten steps; what is left of them is longer than a signal takes."""
+    options = (
+        *("dataset.limit=160", "training.max_steps=30", "training.save_steps=100"),
+        *(f"training.batching={batching}", "method.dropout=0.1"),
+    )
     one, run = by_one(*options), tmp_path / "run"
     process = start(run, tmp_path / "cache", *options, processes=2)
     deadline = time.monotonic() + 200
-    while len(losses(run) if (run / "train.jsonl").exists() else []) < 4:
+    while len(losses(run) if (run / "train.jsonl").exists() else []) < 11:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=100)
-    written = list(run.glob("checkpoints/*/complete.json"))
-    if not (run / "train.json").exists():
-        assert len(written) == 1 and "the same command goes on from there" in told
-        assert f"resuming the training at {written[0].parent.name}" in ended(
-            start(run, tmp_path / "cache", *options, processes=2)
-        )
+    assert process.returncode != 0 and not (run / "train.json").exists(), "it had ended before it was cut"
+    (written,) = run.glob("checkpoints/*/complete.json")
+    assert 11 <= int(written.parent.name.removeprefix("checkpoint-")) < 30
+    assert "the same command goes on from there" in told
+    again = ended(start(run, tmp_path / "cache", *options, processes=2))
+    assert f"resuming the training at {written.parent.name}" in again
     whole = tmp_path / "whole"
     ended(start(whole, tmp_path / "cache", *options, processes=2))
-    assert losses(run) == losses(whole)
+    assert len(losses(whole)) == 30 and losses(run) == losses(whole)
     assert losses(whole) == pytest.approx(losses(one), rel=0.2)  # dropout draws otherwise in each process
 
 
