@@ -81,6 +81,8 @@ def _unknown_choice(file: str, options: Sequence[str]) -> str:
 
 def _unknown_option(key: str, overrides: list[str]) -> str:
     known = _known_keys(overrides)
+    if key in known:  # a mapping, to which a key is added
+        return f"{key} has other keys than those given: write +{key}={{...}} to add to them."
     group = key.rpartition(".")[0]
     beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group]
     listed = f" {group or 'The top level'} has {', '.join(beside)}." if beside else ""

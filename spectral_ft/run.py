@@ -30,9 +30,7 @@ def job(config: "DictConfig") -> float | None:
 
     for option in ("adapter", "rescore"):
         if config[option] is not None:
-            raise ConfigError(
-                f"{option}={config[option]} is an option of `evaluate`; a run trains an adapter of its own."
-            )
+            raise ConfigError(f"{option}={config[option]} is for `evaluate`: a run trains an adapter of its own.")
     folder = Path(HydraConfig.get().runtime.output_dir)
     result = run(build_experiment(config), folder)
     if result is None:

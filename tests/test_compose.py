@@ -213,3 +213,20 @@ def test_what_makes_another_plan_is_part_of_the_identity() -> None:
     ids = {built("budget=match", f"budget.of={of}").run_id for of in ("lora", "dora", "'lora rank_policy.rank=32'")}
     assert len(ids) == 3
     assert built("planning.against=dora").run_id == built().run_id
+
+
+@pytest.mark.parametrize(
+    ("option", "key"), [("training.trainer_options", "adam_beta1"), ("benchmark.generation", "num_beams")]
+)
+def test_options_that_are_mappings_take_any_key(option, key):
+    group, name = option.split(".")
+    config = composed([f"{option}={{{key}: 2}}"])
+    assert plain(config)[group][name] == {key: 2}
+    build_experiment(config)
+
+
+def test_a_key_that_is_added_to_a_mapping_needs_a_plus():
+    with pytest.raises(ConfigError, match=r"training\.schedule_options has other keys .* write \+training"):
+        composed(["training.schedule_options={num_cycles: 2}"])
+    config = composed(["+training.schedule_options={num_cycles: 2}"])
+    assert plain(config)["training"]["schedule_options"]["num_cycles"] == 2

@@ -23,7 +23,7 @@ class Benchmark:
     limit: Count | None
     num_fewshot: Annotated[int, Field(ge=0)] | None
     batch_size: Count | None
-    generation: dict[str, Any]
+    generation: dict[str, Any] | None
     """What the task's own generation settings are overridden by, by the harness's names."""
     chat_template: bool
     gold_loss: bool
@@ -36,18 +36,18 @@ class Benchmark:
         Raises:
             ConfigError: If no new token may be written, or the limit is given under another name.
         """
-        if wrong := sorted({"max_length", "max_new_tokens"} & set(self.generation)):
+        if wrong := sorted({"max_length", "max_new_tokens"} & set(self.generation or {})):
             raise ConfigError(
                 f"benchmark.generation.{wrong[0]} is not the harness's name: use benchmark.generation.max_gen_toks."
             )
-        limit = self.generation.get("max_gen_toks", 1)
+        limit = (self.generation or {}).get("max_gen_toks", 1)
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError(f"benchmark.generation.max_gen_toks={limit}: at least 1 new token must be allowed.")
 
     @property
     def asked(self) -> str:
         """What changes the answers, beside the task itself and its limit."""
-        return f"{sorted(self.generation.items())} {self.chat_template} {self.gold_loss}"
+        return f"{sorted((self.generation or {}).items())} {self.chat_template} {self.gold_loss}"
 
     @property
     def cache_folder(self) -> Path | None:

@@ -17,6 +17,9 @@ from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
 from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult, Stage
 
+FOLLOWS = ("gold_perplexity", "unfinished")
+"""Metrics that say again what another one says (`gold_loss`), or belong to the run and not to an item's rightness."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -100,7 +103,7 @@ def compare_runs(
         for folders, stage in zip(sides, stages, strict=True)
     ]
     runs = [(folder, scores) for side in zip(sides, scored, strict=True) for folder, scores in zip(*side, strict=True)]
-    keys = dict.fromkeys(key for _, scores in runs for key in scores)
+    keys = dict.fromkeys(key for _, scores in runs for key in scores if key[1] not in FOLLOWS)
     rows, skipped = [], []
     for key in tqdm(keys, desc="comparing", unit="score", leave=False, disable=len(keys) == 1):
         if lacking := [folder for folder, scores in runs if key not in scores]:

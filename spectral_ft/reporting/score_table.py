@@ -15,6 +15,7 @@ from spectral_ft.statistics.results import Difference
 from spectral_ft.types import BenchmarkScore, Stage
 
 ACCURACIES = ("exact_match", "acc", "acc_norm")
+HEADINGS: Mapping[Stage, str] = {"base": "base", "tuned": "fine-tuned"}
 Stages = Mapping[Stage, BenchmarkScore]
 
 
@@ -49,10 +50,9 @@ def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -
         rows.setdefault((score.task, score.metric, score.extractor), {})[score.stage] = score
     changes, notes = _changes(rows, folder)
     table = Table(title=title, title_justify="left")
-    stages = [stage for stage in ("base", "tuned") if any(stage in row for row in rows.values())]
+    stages = [stage for stage in HEADINGS if any(stage in row for row in rows.values())]
     compared = ["fine-tuned less base", "p"] if changes else []
-    columns = [{"base": "base", "tuned": "fine-tuned"}[stage] for stage in stages]
-    for heading in ("task", "metric", *columns, *compared, "items"):
+    for heading in ("task", "metric", *(HEADINGS[stage] for stage in stages), *compared, "items"):
         table.add_column(heading, justify="left" if heading in {"task", "metric"} else "right")
     for (task, metric, extractor), row in rows.items():
         cells = [_cell(row.get(stage)) for stage in stages]

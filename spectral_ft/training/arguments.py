@@ -47,7 +47,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         ConfigError: If the Trainer knows no such option, or refuses a value.
     """
     known = [field.name for field in dataclasses.fields(TrainingArguments)]
-    if unknown := sorted(settings.trainer_options.keys() - set(known)):
+    if unknown := sorted((settings.trainer_options or {}).keys() - set(known)):
         near = difflib.get_close_matches(unknown[0], known, n=3)
         hint = (
             f"did you mean {', '.join(near)}?" if near else "see the documentation of transformers.TrainingArguments."
@@ -58,7 +58,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # what is trained is used in every step
-    } | settings.trainer_options
+    } | (settings.trainer_options or {})
     try:
         arguments = TrainingArguments(
             output_dir=str(folder),

@@ -68,7 +68,7 @@ class TrainingSettings:
     keep_best: bool
     save_steps: Count
     logging_steps: Count
-    trainer_options: dict[str, Any]
+    trainer_options: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -88,7 +88,7 @@ class TrainingSettings:
                 f"training.{asked} needs looks at the validation loss: set training.validation_steps, such as "
                 f"{self.save_steps}."
             )
-        if own := sorted(OWN & self.trainer_options.keys()):
+        if own := sorted(OWN & (self.trainer_options or {}).keys()):
             raise ConfigError(
                 f"training.trainer_options.{own[0]} would override an option of this stage: set the one in training or "
                 "dataset that stands for it (conf/training/_options.yaml)."

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectral_ft.reporting.closing_table import closing_table, leading, objective
+from spectral_ft.reporting.closing_table import closing_table, objective
+from spectral_ft.reporting.score_table import leading
 from spectral_ft.statistics.paired import paired_difference
 from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult
@@ -69,7 +70,12 @@ def test_a_metric_that_is_no_share_has_no_interval():
 
 
 def test_a_stage_that_was_not_scored_is_a_dash():
-    assert " - " in line_with("gsm8k", closing_table(record(BASE), Path("run")))
+    assert " - " in line_with("gsm8k", closing_table(record((*BASE, TUNED[0])), Path("run")))
+    assert "fine-tuned" not in closing_table(record(BASE), Path("run"))
+
+
+def test_a_run_that_scores_nothing_says_so():
+    assert "run abc: nothing was scored (benchmark=none)" in closing_table(record(()), Path("run"))
 
 
 def test_costs_are_shown_where_something_was_trained():

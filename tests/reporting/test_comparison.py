@@ -50,17 +50,6 @@ def test_the_same_seeds_are_paired_whatever_their_order(tmp_path):
     assert row.difference.p == pytest.approx(apart.p) and apart.p != expected.p
 
 
-def test_a_rule_of_our_task_files_is_found_by_its_name(tmp_path):
-    for name, values in (("a", ONE), ("b", TWO)):
-        run = write_run(tmp_path / name, tuned(values), extractor="paper")
-        path = run / "samples" / "aqua.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        rows = [{**row, "extractor": "none", "metrics": {"paper": row["metrics"]["exact_match"]}} for row in rows]
-        path.write_text("\n".join(map(json.dumps, rows)))
-    (row,) = compare(tmp_path / "a", tmp_path / "b").rows
-    assert row.difference.difference == pytest.approx(ONE.mean() - TWO.mean())
-
-
 def test_losses_are_compared_by_permutation(tmp_path):
     losses = GENERATOR.exponential(size=(2, 60))
     runs = [write_run(tmp_path / str(i), tuned(values), metric="loss") for i, values in enumerate(losses)]
