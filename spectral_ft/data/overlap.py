@@ -34,6 +34,8 @@ BANDS, ROWS = 21, 6
 """Of the signature; a pair of similarity s is a candidate with a probability of 1 - (1 - s^6)^21."""
 LEAST_WORDS, LEAST_PARTS = 2, 4
 """Texts with fewer words that count, or fewer words, numbers and signs together, are compared exactly only."""
+FORM_ITEMS = 10
+"""In fewer test items the form in which they are asked cannot be told from what they ask, and counts."""
 PROBLEM = 2
 """From so many numbers on a text is a problem about numbers, whose names are paraphrase."""
 PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers", "himself", "herself"})
@@ -120,17 +122,22 @@ def _near(training: Sequence[Text], test: Sequence[Text], *, name: str) -> Itera
     lower = {word for text in (*rows, *test) for word in text.words if word[0].islower()}
     items = [_content(item, lower) for item in test]
     frequency = Counter(word for words in items for word in words)
-    form = {word for word, count in frequency.items() if count > len(items) / 2}
+    form = {word for word, count in frequency.items() if count > len(items) / 2 and len(items) >= FORM_ITEMS}
     items = [words - form for words in items]
     index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
     for place, signature in _signatures(zip(test, items, strict=True)):
         index.insert(place, signature)
-    contents = [_content(row, lower) - form for row in rows]
-    signatures = _signatures(zip(rows, contents, strict=True))
+    asked: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for item, words in zip(test, items, strict=True):
+        asked[item.stamp] |= words
+    possible = [(row, _content(row, lower) - form) for row in rows]
+    # Likeness is at most the share of a row's words that any test item with its numbers has: most rows end here.
+    possible = [(row, words) for row, words in possible if len(words & asked[row.stamp]) >= NEAR * len(words)]
+    signatures = _signatures(possible)
     for place, signature in tqdm(
-        signatures, desc=f"overlap with {name}", total=len(rows), unit="row", leave=False, disable=None
+        signatures, desc=f"overlap with {name}", total=len(possible), unit="row", leave=False, disable=None
     ):
-        row, words = rows[place], contents[place]
+        row, words = possible[place]
         for candidate in index.query(signature):
             item, others = test[candidate], items[candidate]
             similarity = len(words & others) / len(words | others)

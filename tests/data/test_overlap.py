@@ -100,7 +100,7 @@ def brute_force(training, test):
 
     distinct = set(test)
     frequency = Counter(word for text in distinct for word in parts(text)[1])
-    form = {word for word, count in frequency.items() if 2 * count > len(distinct)}
+    form = {word for word, count in frequency.items() if 2 * count > len(distinct) >= 10}
     found = set()
     for (i, a), (j, b) in product(enumerate(training), enumerate(test)):
         (numbers, one), (others, other) = parts(a), parts(b)
@@ -111,7 +111,7 @@ def brute_force(training, test):
     return found
 
 
-TEXTS = st.lists(
+TEXTS = st.lists(  # on either side of the ten items from which on a form is told
     st.lists(st.sampled_from([*WORDS, "3", "40"]), min_size=1, max_size=14).map(" ".join), min_size=1, max_size=15
 )
 
@@ -176,8 +176,15 @@ def test_signs_are_content():
 def test_the_form_in_which_all_is_asked_is_no_likeness():
     form = "Please answer the following question with true or false, question: {}? Answer format: true/false"
     asked = ["can cats swim in cold water", "do stones float on a lake", "has iron any smell at all"]
-    other = ["can birds walk over hot sand", "do stones float on a pond of tar"]
-    assert matches([form.format(text) for text in other], [form.format(text) for text in asked]) == ()
+    other = ["can birds walk over hot sand", "do stones float on a pond"]
+    many = [*asked, *(f"are there {word} trees" for word in WORDS[:7])]
+    training, test = ([form.format(text) for text in some] for some in (other, many))
+    assert matches(training, test) == ()
+    assert pairs(training, test[:3], "near") == {(1, 1)}  # so few do not tell a form
+
+
+def test_one_item_is_enough():
+    assert pairs([*OTHERS, GROWN.replace("Tom", "Omar")], [GROWN], "near") == {(2, 0)}
 
 
 # ---- generated problems
@@ -236,9 +243,10 @@ def test_math_data_holds_the_test_items_that_it_is_known_for(copies):
         for kinds in (("exact",), ("exact", "near"))
     ]
     assert (len(training), *map(len, concerned)) == (3260, 2207, 2232)
-    # The published number of rows is of a folding that leaves punctuation.
-    asked = {" ".join(text.lower().split()) for items in tests.values() for text in items}
-    assert sum(" ".join(text.lower().split()) in asked for text in training) == 2112
+    # The number of rows that is quoted for this file is of a folding that leaves punctuation.
+    rows = {" ".join(text.lower().split()) for text in training}
+    found = {name: sum(" ".join(text.lower().split()) in rows for text in items) for name, items in tests.items()}
+    assert found == TASKS | {"mawps": 54} and sum(found.values()) == 2112
 
 
 def test_mawps_trains_on_some_of_its_test_items(copies):
