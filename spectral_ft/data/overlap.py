@@ -5,7 +5,7 @@ Exact: equal after folding. Case, spaces and punctuation go; letters and digits 
 
 Near: the same problem in other words. Numbers are content, so both texts must hold the same multiset of numbers and of
 signs; order is paraphrase, so words are compared as sets, by their Jaccard similarity. In a text with two numbers or
-more names are paraphrase too: words that no text of either side writes in lower case, and third-person pronouns, are
+more names are paraphrase too: words that stand with a capital only, on either side, and third-person pronouns, are
 left out. In any other text a name may be what is asked for, and stays. Words that more than half of the test items
 share are the form in which they are asked, and are left out.
 
@@ -119,7 +119,9 @@ def _near(training: Sequence[Text], test: Sequence[Text], *, name: str) -> Itera
 
     stamps = {item.stamp for item in test}
     rows = [row for row in training if row.stamp in stamps]  # the others have other numbers
-    lower = {word for text in (*rows, *test) for word in text.words if word[0].islower()}
+    lower = {  # scripts without case included
+        word for text in (*rows, *test) for word in text.words if not word[0].isupper()
+    }
     items = [_content(item, lower) for item in test]
     frequency = Counter(word for words in items for word in words)
     form = {word for word, count in frequency.items() if count > len(items) / 2 and len(items) >= FORM_ITEMS}
@@ -154,7 +156,7 @@ def _content(text: Text, lower: Set[str]) -> frozenset[str]:
 
 
 def _signatures(texts: Iterable[tuple[Text, frozenset[str]]]) -> Iterator[tuple[int, Any]]:
-    # Place and signature of every text that has enough to compare.
+    # Place and signature of every text that has enough to compare; the library takes one text for each that it gives.
     from datasketch import MinHash
 
     places = []

@@ -183,6 +183,13 @@ def test_the_form_in_which_all_is_asked_is_no_likeness():
     assert pairs(training, test[:3], "near") == {(1, 1)}  # so few do not tell a form
 
 
+def test_a_script_without_case_has_no_names():
+    one = "في الحديقة 12 شجرة قديمة و 5 زهور حمراء كبيرة"
+    other = "و 5 زهور حمراء كبيرة في الحديقة 12 شجرة قديمة"
+    assert pairs([other], [one], "near") == {(0, 0)}
+    assert matches(["في المدينة 12 سيارة جديدة و 5 بيوت بيضاء صغيرة"], [one]) == ()
+
+
 def test_one_item_is_enough():
     assert pairs([*OTHERS, GROWN.replace("Tom", "Omar")], [GROWN], "near") == {(2, 0)}
 
