@@ -80,7 +80,7 @@ def _tell(found: Overlap, *, seconds: float) -> None:
         log.info("none of %d training rows is one of %d test items (%.1f s)", found.rows, compared, seconds)
     elif found.dropped:
         log.info(
-            "dropped %d of %d training rows, which are test items (%s; %.1f s)",
+            "dropped %d of %d training rows, which are test items (%s), in %.1f s",
             len(found.left_out),
             found.rows,
             _listed(found),
@@ -97,6 +97,6 @@ def _tell(found: Overlap, *, seconds: float) -> None:
 
 def _listed(found: Overlap) -> str:
     counts = {task.task: task.counts for task in found.tasks if task.matches}
-    return ", ".join(
+    return "; ".join(
         f"{name}: {count['exact_items']:,} exactly, {count['near_items']:,} nearly" for name, count in counts.items()
     )

@@ -127,7 +127,7 @@ def test_what_is_dropped_is_told(data, tmp_path, caplog):
     training_overlap(gsm8k(data), tmp_path)
     training_overlap(gsm8k(data), tmp_path)  # is read
     (message,) = [record.getMessage() for record in caplog.records if record.name.endswith("overlap")]
-    assert message.startswith("dropped 3 of 8 training rows, which are test items (gsm8k: 2 exactly, 0 nearly; ")
+    assert message.startswith("dropped 3 of 8 training rows, which are test items (gsm8k: 2 exactly, 0 nearly), in ")
 
 
 def test_the_generated_family_is_clean_by_default(tmp_path, caplog):
