@@ -1,7 +1,8 @@
-"""The spectra, the plans and the comparison of runs for people inside their own script.
+"""The spectra, the plans, the leakage check and the comparison of runs for people inside their own script.
 
     frame = spectral_frame("path/to/checkpoint")                       # one row a matrix
     config = lora_config("path/to/checkpoint", "snr_top", "0.5%")      # a stock peft.LoraConfig
+    frame = overlap("train.jsonl", "test.jsonl")                       # one row a test item that stands in both
     print(compare("runs/one", "runs/other"))                           # differences with intervals and p-values
 
 Nothing here trains: the configuration goes into anyone's own Trainer.
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +131,49 @@ def compare(
 def _folders(given: str | Path | Sequence[str | Path]) -> list[Path]:
     several = [given] if isinstance(given, str | Path) else given
     return [Path(folder).expanduser() for folder in several]
+
+
+def overlap(train: str | Path | Sequence[str], test: str | Path | Sequence[str]) -> "pd.DataFrame":
+    """Which training texts are test items, the same or nearly (docs/leakage.md).
+
+    Args:
+        train: Texts, or a file of a form that data sets have here (`.json`, `.jsonl`, `.tsv`), or a folder with
+            `train` in such a form.
+        test: Likewise, a folder with `test`.
+
+    Returns:
+        One row a pair, exact ones first: kind (`exact` or `near`), similarity, train and test (places from 0), and
+        both texts.
+
+    Raises:
+        DataError: If a file is missing, damaged or without a known column, or something is no text.
+    """
+    import pandas as pd
+
+    from spectral_ft.data.benchmark_items import TEST_FILES, TRAIN_FILES
+    from spectral_ft.data.overlap import find_overlap
+
+    training, items = _texts(train, TRAIN_FILES, name="train"), _texts(test, TEST_FILES, name="test")
+    rows = [
+        (match.kind, match.similarity, place, item, training[place], items[item])
+        for match in find_overlap(training, {"test": items})["test"]
+        for place in match.training
+        for item in match.test
+    ]
+    return pd.DataFrame(rows, columns=["kind", "similarity", "train", "test", "train_text", "test_text"])
+
+
+def _texts(source: str | Path | Sequence[str], files: Sequence[str], *, name: str) -> list[str]:
+    from spectral_ft.data.files import find_file, read_rows, to_items
+    from spectral_ft.data.rows import asked
+
+    if isinstance(source, str | Path):
+        path = find_file(Path(source).expanduser(), files, option=name)
+        return [item.instruction for item in to_items(read_rows(path), asked, source=str(path))]
+    for place, text in enumerate(source):
+        if not isinstance(text, str):
+            raise DataError(f"{name}, text {place}: expected a text, found {type(text).__name__}.")
+    return list(source)
 
 
 def _budget(budget: int | str | None) -> dict[str, Any]:

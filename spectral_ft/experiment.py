@@ -1,6 +1,6 @@
 """The components of a run, and the seams between them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -151,17 +151,22 @@ class TrainingData(Protocol):
     max_length: int
     too_long: Literal["truncate", "drop", "error"]
     train_on_inputs: bool
+    drop_overlap: bool
 
     def check_source(self) -> None:
         """Fail where local files are missing."""
         ...
 
-    def examples(self) -> "list[Example]":
-        """Read or make them."""
+    def instructions(self) -> list[str]:
+        """What each row asks, trained on or held out."""
         ...
 
-    def validation_examples(self) -> "list[Example]":
-        """Those that are held out."""
+    def examples(self, left_out: Collection[int] = ()) -> "list[Example]":
+        """Read or make them, but for some rows."""
+        ...
+
+    def validation_examples(self, left_out: Collection[int] = ()) -> "list[Example]":
+        """Those that are held out, but for some rows."""
         ...
 
 

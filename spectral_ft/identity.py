@@ -8,7 +8,7 @@ from typing import Any
 from spectral_ft.errors import ConfigError
 from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
 """Of the files in a run folder; part of every identity."""
 
 PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path", "adapter", "rescore")

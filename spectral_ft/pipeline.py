@@ -1,5 +1,6 @@
 """A run, stage by stage: the only file that knows the order.
 
+    data -> overlap.json
     checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json -> result.json
 
 Each stage leaves a file and is not done again where that file is, so a run that was cut goes on at
@@ -15,17 +16,19 @@ from pathlib import Path
 from spectral_ft.experiment import Experiment, all_parts
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
+from spectral_ft.methods.none import Nothing
 from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
 from spectral_ft.stages.evaluation import Scorer
+from spectral_ft.stages.overlap import training_overlap
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.tracking import Silent
-from spectral_ft.types import AllocationPlan, BenchmarkScore, RunResult, TrainOutcome
+from spectral_ft.types import AllocationPlan, BenchmarkScore, Overlap, RunResult, TrainOutcome
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             mark_started(folder, experiment.run_id, experiment.config)
             log.info("run %s in %s", experiment.run_id, folder)
             fetch_from_hub(experiment, tasks, folder)
+            overlap = None if isinstance(experiment.method, Nothing) else training_overlap(experiment, folder)
             checkpoint.check_whole()
             report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
             base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
@@ -78,7 +82,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:
             tracker.close()
-        result = _record(experiment, plan, outcome, scores, seconds=time.perf_counter() - began)
+        result = _record(experiment, plan, outcome, scores, overlap=overlap, seconds=time.perf_counter() - began)
         write_json(finished, result)
         return result
 
@@ -89,6 +93,7 @@ def _record(
     outcome: TrainOutcome | None,
     scores: tuple[BenchmarkScore, ...],
     *,
+    overlap: Overlap | None,
     seconds: float,
 ) -> RunResult:
     counts = {
@@ -112,4 +117,5 @@ def _record(
         seed=experiment.seed,
         seconds=round(seconds, 2),
         machine=describe_machine(),
+        overlap=overlap.summary if overlap else None,
     )

@@ -1,5 +1,6 @@
 """The functions for other people's scripts; oracles: the command's report and plan, what stock PEFT trains."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,8 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from spectral_ft import analyze, plan, storage
-from spectral_ft.api import lora_config, spectral_frame
-from spectral_ft.errors import CheckpointError, ConfigError, PlanError
+from spectral_ft.api import lora_config, overlap, spectral_frame
+from spectral_ft.errors import CheckpointError, ConfigError, DataError, PlanError
 from spectral_ft.stages import planning
 from spectral_ft.types import AllocationPlan
 from tests.conftest import EMBEDDED, call_entry
@@ -302,3 +303,59 @@ def test_outside_of_one_none_is_left_behind() -> None:
     with pytest.raises(ConfigError):
         lora_config(EMBEDDED, "snr_topp")
     assert not GlobalHydra.instance().is_initialized()
+
+
+# ---- leakage
+
+
+PROBLEM = "Mia has 3 red kites and buys 4 more in the shop. How many kites are hers?"
+OTHERS = ["The sea is deep.", "Why is the sky so blue in summer?"]
+
+
+def test_an_overlap_is_a_row_a_pair() -> None:
+    training = [OTHERS[0], PROBLEM.lower(), PROBLEM.replace("Mia", "Tom").replace("hers", "his"), PROBLEM]
+    found = overlap(training, [*OTHERS, PROBLEM])
+    assert list(found.columns) == ["kind", "similarity", "train", "test", "train_text", "test_text"]
+    assert [tuple(row) for row in found[["kind", "train", "test"]].to_numpy()] == [
+        ("exact", 0, 0),
+        ("exact", 1, 2),
+        ("exact", 3, 2),
+        ("near", 2, 2),
+    ]
+    assert found["train_text"].tolist() == [training[place] for place in found["train"]]
+    assert (found["test_text"] == pd.Series([*OTHERS, PROBLEM]).loc[found["test"]].to_numpy()).all()
+
+
+def test_without_an_overlap_there_are_no_rows() -> None:
+    assert overlap(OTHERS, [PROBLEM]).empty and overlap([], [PROBLEM]).empty and overlap(OTHERS, []).empty
+
+
+@pytest.mark.parametrize("row", [{"question": PROBLEM, "answer": "7"}, {"instruction": PROBLEM}, {"text": PROBLEM}])
+def test_files_and_folders_are_read_in_any_known_form(row: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    (tmp_path / "test.json").write_text(json.dumps([{"original_text": PROBLEM}]))
+    for train, test in ((tmp_path, tmp_path), (str(tmp_path / "train.jsonl"), [PROBLEM])):
+        assert overlap(train, test)["kind"].tolist() == ["exact"]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("missing.jsonl", r"^train=.*missing\.jsonl does not exist"),
+        ("unknown.json", r"unknown\.json, row 1: no column .*instruction, question.*its columns are prompt"),
+        ("number.json", r"number\.json, row 1: unexpected content \(3 is no text\)"),
+        ([PROBLEM, 3], r"^train, text 1: expected a text, found int\.$"),
+    ],
+)
+def test_what_holds_no_texts_is_named(train: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "unknown.json").write_text('[{"prompt": "a"}]')
+    (tmp_path / "number.json").write_text('[{"question": 3}]')
+    with pytest.raises(DataError, match=message):
+        overlap(tmp_path / train if isinstance(train, str) else train, OTHERS)
+
+
+def test_the_overlap_of_the_public_files(shared_data: Path) -> None:
+    copies = shared_data / "llm_adapters"
+    found = overlap(copies / "math_data.json", shared_data / "gsm8k")
+    assert found.groupby("kind")["test"].nunique().to_dict() == {"exact": 1055}
+    assert overlap(copies / "mawps" / "trainset.json", copies / "mawps")["test"].nunique() == 28 + 30

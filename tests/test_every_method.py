@@ -125,14 +125,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batches() -> Callable[[Experiment], list[dict[str, torch.Tensor]]]:
+def batches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], list[dict[str, torch.Tensor]]]:
     from spectral_ft.stages.examples import tokenised
 
     found: list[dict[str, torch.Tensor]] = []
 
     def make(experiment: Experiment) -> list[dict[str, torch.Tensor]]:
         if not found:
-            examples, _, _, collate = tokenised(experiment, experiment.model.locate())
+            examples, _, _, collate = tokenised(experiment, experiment.model.locate(), tmp_path_factory.mktemp("data"))
             found.extend(collate([examples[4 * i + j] for j in range(4)]) for i in range(STEPS))
         return found
 

@@ -44,6 +44,7 @@ ONLY = {
     "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
+    "datasketch": {"data"},
 }
 
 

@@ -1,7 +1,7 @@
 """A data set of instructions, from the hub or from local files, as prompts and completions."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -47,6 +47,7 @@ class Dataset:
     validation: Annotated[int, Field(ge=0)]
     shuffle_seed: int | None
     train_on_inputs: bool
+    drop_overlap: bool
     max_length: Annotated[int, Field(ge=2)]
     too_long: Literal["truncate", "drop", "error"]
 
@@ -71,30 +72,49 @@ class Dataset:
         else:
             self._items()  # the library keeps them: reading them again costs little
 
-    def examples(self) -> list[Example]:
-        """The training examples.
+    def instructions(self) -> list[str]:
+        """What every row asks, trained on or held out.
 
         Returns:
-            Prompts and completions, at most `limit`.
+            One text a row, in the source's order, without the prompt around it.
 
         Raises:
             DataError: If a file is missing, empty, truncated or without the expected columns.
             HubError: If the hub is needed and cannot be reached.
         """
-        return self._texts(held_out=False)
+        return [item.instruction for item in self._items()]
 
-    def validation_examples(self) -> list[Example]:
-        """Examples that are not trained on.
+    def examples(self, left_out: Collection[int] = ()) -> list[Example]:
+        """The training examples.
+
+        Args:
+            left_out: Rows that are neither trained on nor held out, by their places in `instructions`.
 
         Returns:
-            Prompts and completions: `validation` of them, at most a tenth of all.
-        """
-        return self._texts(held_out=True) if self.validation else []
+            Prompts and completions, at most `limit` of those that are not left out.
 
-    def _texts(self, *, held_out: bool) -> list[Example]:
-        items = self._items()
+        Raises:
+            DataError: If a file is missing, empty, truncated or without the expected columns.
+            HubError: If the hub is needed and cannot be reached.
+        """
+        return self._texts(left_out, held_out=False)
+
+    def validation_examples(self, left_out: Collection[int] = ()) -> list[Example]:
+        """Examples that are not trained on.
+
+        Args:
+            left_out: As for `examples`.
+
+        Returns:
+            Prompts and completions: `validation` of them, at most a tenth of all that are not left out.
+        """
+        return self._texts(left_out, held_out=True) if self.validation else []
+
+    def _texts(self, left_out: Collection[int], *, held_out: bool) -> list[Example]:
+        rows = list(enumerate(self._items()))
         if self.shuffle_seed is not None:
-            random.Random(self.shuffle_seed).shuffle(items)
+            random.Random(self.shuffle_seed).shuffle(rows)
+        items = [item for row, item in rows if row not in left_out]
         held = held_out_places(len(items), self.validation, limit=self.limit)
         template = TEMPLATES[self.prompt]
         chosen = [item for place, item in enumerate(items) if (place in held) == held_out]

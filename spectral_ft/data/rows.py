@@ -18,6 +18,9 @@ Row = Mapping[str, Any]
 SENTIMENTS: Mapping[str, str] = {"0": "negative", "1": "positive", "negative": "negative", "positive": "positive"}
 """Label in a file to the name of the class."""
 
+QUESTIONS = ("question", "original_text", "Question", "sentence", "text", "0")
+"""Columns that hold what is asked, where it is all that is asked."""
+
 
 class Item(NamedTuple):
     """What every data set looks like from here on."""
@@ -195,6 +198,35 @@ def imdb(row: Row) -> Item:
         The item: the review itself, and the name of its class.
     """
     return _sentiment(row["text"], row["label"])
+
+
+def asked(row: Row) -> Item:
+    """What a row of any form here asks.
+
+    Args:
+        row: With instruction, options, or a column of `QUESTIONS`; what it answers does not matter.
+
+    Returns:
+        The item, without an answer.
+
+    Raises:
+        KeyError: If it has no such column.
+        ValueError: If there is no text in it.
+    """
+    if "instruction" in row:
+        text = instruction({"output": "", **row}).instruction
+    elif "options" in row:
+        text = aqua({"rationale": "", **row}).instruction
+    elif isinstance(row.get("answer"), bool):
+        text = boolq(row).instruction
+    else:
+        column = next((name for name in QUESTIONS if name in row), None)
+        if column is None:
+            raise KeyError(f"instruction, {', '.join(QUESTIONS)}")
+        text = row[column]
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    return Item(text, "", "")
 
 
 def _sentiment(text: str, label: object) -> Item:

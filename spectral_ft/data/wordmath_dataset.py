@@ -1,5 +1,6 @@
 """The generated word problems as a data set and as test items."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -19,6 +20,7 @@ class WordMath:
     validation: Annotated[int, Field(ge=0)]
     data_seed: int
     train_on_inputs: bool
+    drop_overlap: bool
     max_length: Annotated[int, Field(ge=2)]
     too_long: Literal["truncate", "drop", "error"]
 
@@ -27,21 +29,37 @@ class WordMath:
     def check_source(self) -> None:
         """Nothing to look for: the problems are generated."""
 
-    def examples(self) -> list[Example]:
+    def instructions(self) -> list[str]:
+        """What every problem asks.
+
+        Returns:
+            `limit` questions, then `validation` further ones.
+        """
+        return [example.prompt for example in (*self.examples(), *self.validation_examples())]
+
+    def examples(self, left_out: Collection[int] = ()) -> list[Example]:
         """The training examples.
 
-        Returns:
-            `limit` prompts and completions.
-        """
-        return _texts(self.limit, split="train", seed=self.data_seed)
+        Args:
+            left_out: Problems that are left out, by their places in `instructions`; no others are drawn for them.
 
-    def validation_examples(self) -> list[Example]:
+        Returns:
+            Prompts and completions: `limit`, less those that are left out.
+        """
+        drawn = _texts(self.limit, split="train", seed=self.data_seed)
+        return [example for place, example in enumerate(drawn) if place not in left_out]
+
+    def validation_examples(self, left_out: Collection[int] = ()) -> list[Example]:
         """Examples that are not trained on, nor tested on.
 
+        Args:
+            left_out: As for `examples`.
+
         Returns:
-            `validation` prompts and completions.
+            Prompts and completions: `validation`, less those that are left out.
         """
-        return _texts(self.validation, split="dev", seed=self.data_seed)
+        drawn = _texts(self.validation, split="dev", seed=self.data_seed)
+        return [example for place, example in enumerate(drawn, start=self.limit) if place not in left_out]
 
 
 def _texts(count: int, *, split: Split, seed: int) -> list[Example]:

@@ -1,12 +1,14 @@
 """The examples of the training task as token ids, and batches of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_ft.experiment import Experiment
 from spectral_ft.fingerprint import cache_home, file_fingerprint, text_fingerprint
 from spectral_ft.machine import package_versions
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.stages.overlap import training_overlap
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +34,13 @@ class Tokenised(NamedTuple):
     """Rows to a padded batch."""
 
 
-def tokenised(experiment: Experiment, checkpoint: Checkpoint) -> Tokenised:
-    """Tokenise.
+def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> Tokenised:
+    """Tokenise what is left when test items are dropped.
 
     Args:
         experiment: Its components.
         checkpoint: Of the base, whose tokenizer is used.
+        folder: Of the run, where it says which rows are test items.
 
     Returns:
         The examples, and what makes a padded batch of some of them.
@@ -62,9 +65,10 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint) -> Tokenised:
             train_on_inputs=dataset.train_on_inputs,
         )
 
-    held_out = dataset.validation_examples()
+    left_out = training_overlap(experiment, folder).left_out
+    held_out = dataset.validation_examples(left_out)
     return Tokenised(
-        rows(dataset.examples()),
+        rows(dataset.examples(left_out)),
         rows(held_out) if held_out else None,
         experiment.general_text.rows(tokenizer),
         padded_batch(source.kind, int(tokenizer.pad_token_id)),

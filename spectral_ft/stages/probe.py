@@ -56,7 +56,7 @@ def probe(
     from spectral_ft.probe.modules import watchable
 
     began, settings = time.perf_counter(), experiment.probe
-    ids, batches = _batches(experiment, checkpoint)
+    ids, batches = _batches(experiment, checkpoint, folder)
     model = load_base(experiment, checkpoint)
     names = [spectrum.matrix.name for spectrum in report.matrices]
     columns: dict[str, dict[str, float]] = {name: {} for name in names}
@@ -135,8 +135,10 @@ def _asked(parts: Sequence[PlanParts]) -> tuple[bool, bool, list[ExplainedVarian
     return "gradient" in read, any(p.grouping.reads_sketches for p in parts), variances[:1]
 
 
-def _batches(experiment: Experiment, checkpoint: Checkpoint) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
-    examples, _, _, collate = tokenised(experiment, checkpoint)
+def _batches(
+    experiment: Experiment, checkpoint: Checkpoint, folder: Path
+) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+    examples, _, _, collate = tokenised(experiment, checkpoint, folder)
     settings = experiment.probe
     wanted = settings.batches * settings.batch_size
     if len(examples) < wanted:

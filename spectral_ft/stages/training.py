@@ -89,7 +89,7 @@ def train_adapter(
 
     settings = experiment.training
     with first_process_first():
-        rows = tokenised(experiment, checkpoint)
+        rows = tokenised(experiment, checkpoint, folder)
         origin = Origin(
             run_id=experiment.run_id,
             plan=text_fingerprint(repr(plan)),

@@ -31,6 +31,7 @@ def dataset(**options):
         "validation": 0,
         "shuffle_seed": None,
         "train_on_inputs": False,
+        "drop_overlap": True,
         "max_length": 256,
         "too_long": "truncate",
     }
@@ -152,3 +153,23 @@ def test_held_out_examples_are_not_trained_on(folder, limit, validation, trained
     assert held_out == one.validation_examples()
     if limit is not None and limit + held <= 20:  # behind the training examples, which are those of no validation
         assert examples == dataset(data_dir=str(folder), limit=limit).examples()
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize(("limit", "validation"), [(None, 0), (4, 0), (None, 2), (4, 2), (19, 1)])
+def test_rows_that_are_left_out_come_back_nowhere(folder, seed, limit, validation):
+    one = dataset(data_dir=str(folder), shuffle_seed=seed, limit=limit, validation=validation)
+    assert one.instructions() == [row["question"] for row in ROWS]  # in the file's order, shuffled or not
+    left_out = {0, 3, 4, 11, 19}
+    kept, held_out = one.examples(left_out), one.validation_examples(left_out)
+    gone = {f"Question: {n}?\nAnswer:" for n in left_out}
+    assert not gone & {example.prompt for example in kept + held_out}
+    held = min(validation, 15 // 10)
+    assert len(held_out) == held
+    assert len(kept) == min(limit or 20, 15 - held)  # the limit counts what is left
+    assert not set(kept) & set(held_out)
+
+
+def test_what_is_left_keeps_the_order_of_the_whole(folder):
+    one = dataset(data_dir=str(folder), shuffle_seed=1)
+    assert one.examples({3}) == [e for e in one.examples() if e.prompt != "Question: 3?\nAnswer:"]

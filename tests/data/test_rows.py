@@ -145,3 +145,29 @@ def test_imdbs_labels_are_numbers_or_names(label, name):
 def test_a_label_that_is_no_class_is_refused(label):
     with pytest.raises(ValueError, match=f"the label is {label!r}, none of 0, 1, negative, positive"):
         rows.imdb({"text": "A film.", "label": label})
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"instruction": "i", "input": "x", "output": "o"}, rows.instruction),
+        ({"question": "q", "options": ["A)1", "B)2"], "rationale": "r", "correct": "B"}, rows.aqua),
+        ({"question": "is it so", "answer": True, "passage": "p"}, rows.boolq),
+        ({"question": "q", "answer": "a\n#### 3"}, rows.gsm8k),
+        ({"original_text": "o", "equation": "x=1", "ans": 1.0}, rows.mawps),
+        ({"Question": "o", "Answer": 1.0}, rows.mawps),
+        ({"sentence": "s", "label": 1}, rows.sst2),
+        ({"0": "s", "1": "1"}, rows.sst2),
+        ({"text": "t", "label": 1}, rows.imdb),
+    ],
+)
+def test_what_is_asked_is_read_without_naming_the_form(row, form):
+    assert rows.asked(row).instruction == form(row).instruction
+    assert rows.asked(row).answer == ""
+
+
+def test_a_row_that_asks_nothing_is_refused():
+    with pytest.raises(KeyError, match="instruction, question"):
+        rows.asked({"prompt": "p"})
+    with pytest.raises(ValueError, match="None is no text"):
+        rows.asked({"text": None})

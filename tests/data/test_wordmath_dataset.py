@@ -9,7 +9,7 @@ from spectral_ft.data.wordmath import draw_problems
 
 def wordmath(**options):
     defaults = {"limit": 20, "validation": 7, "data_seed": 3, "train_on_inputs": False, "max_length": 64}
-    defaults |= {"too_long": "error"}
+    defaults |= {"too_long": "error", "drop_overlap": True}
     return wordmath_dataset.WordMath(name="wordmath", **defaults | options)
 
 
@@ -22,6 +22,14 @@ def test_held_out_examples_are_dev_problems():
     problems = draw_problems(7, split="dev", seed=3)
     assert wordmath().validation_examples() == [(problem.question, problem.answer) for problem in problems]
     assert wordmath(validation=0).validation_examples() == []
+
+
+def test_problems_are_left_out_by_their_places_and_no_others_are_drawn():
+    whole = wordmath()
+    assert whole.instructions() == [example.prompt for example in whole.examples() + whole.validation_examples()]
+    left_out = {0, 19, 20, 26}
+    assert whole.examples(left_out) == whole.examples()[1:19]
+    assert whole.validation_examples(left_out) == whole.validation_examples()[1:6]
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
