@@ -1,6 +1,7 @@
 """A run, stage by stage: the only file that knows the order.
 
-    checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json -> result.json
+    checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json
+               -> drift.parquet -> result.json
 
 Each stage leaves a file and is not done again where that file is, so a run that was cut goes on at
 the first unfinished stage when the same command is called again.
@@ -19,6 +20,7 @@ from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
+from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import fetch_from_hub, score_stages, source_tasks
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
@@ -73,6 +75,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             if not is_first():
                 return None
             scores = score_stages(experiment, checkpoint, tasks, folder)
+            drift(experiment, checkpoint, folder)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:
             tracker.close()

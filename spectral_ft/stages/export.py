@@ -129,6 +129,22 @@ def read_record(folder: Path) -> Recorded:
     return found
 
 
+def as_trained(experiment: Experiment, recorded: Recorded) -> Experiment:
+    """A run in the precision that `auto` meant where it was trained.
+
+    Args:
+        experiment: Its components, built from the record.
+        recorded: What the run folder says of its run.
+
+    Returns:
+        The same, with the dtype written out where the record tells the device.
+    """
+    source, device = experiment.model, recorded.device
+    if source.dtype != "auto" or device is None:
+        return experiment
+    return replace(experiment, model=replace(source, dtype="float32" if device == "cpu" else "bfloat16"))
+
+
 def export(experiment: Experiment, recorded: Recorded, folder: Path, *, forms: Sequence[str], out: Path) -> Export:
     """Write forms of a run, one model in memory at a time.
 
@@ -204,11 +220,7 @@ class _Run:
 
     @property
     def as_trained(self) -> Experiment:
-        # In the precision that `auto` meant where it was trained.
-        source, device = self.experiment.model, self.recorded.device
-        if source.dtype != "auto" or device is None:
-            return self.experiment
-        return replace(self.experiment, model=replace(source, dtype="float32" if device == "cpu" else "bfloat16"))
+        return as_trained(self.experiment, self.recorded)
 
     @property
     def unquantized(self) -> Experiment:
