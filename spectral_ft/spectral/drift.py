@@ -3,7 +3,7 @@
 For LoRA U is `scaling B A`. Columns end in `_before` (of W), `_update` (of U) and `_after` (of W'); those without an
 end are about two of the three. docs/drift.md says what each means.
 
-Known gaps: two whole singular value decompositions a matrix, on the CPU.
+Known gaps: two whole singular value decompositions a matrix, on the CPU whatever `spectrum.device` says.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,11 @@
-"""What was trained to `drift.parquet`: each trained matrix beside what it was, one in memory at a time."""
+"""What was trained to `drift.parquet`: each trained matrix beside what it was, read when it is its turn."""
 
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,10 @@ from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.places import is_block_matrix
 from spectral_ft.models.tensors import Contents, safetensors_contents
+from spectral_ft.spectral.analysis import Analysis
 from spectral_ft.spectral.drift import drift_columns
-from spectral_ft.spectral.drift_settings import NoDrift
+from spectral_ft.spectral.drift_settings import DriftSettings, NoDrift
+from spectral_ft.spectral.metrics import MetricOptions
 from spectral_ft.stages.base import load_base
 from spectral_ft.storage import replacing
 from spectral_ft.types import MatrixShape
@@ -33,8 +37,8 @@ log = logging.getLogger(__name__)
 FILE = "drift.parquet"
 UNMOVED = frozenset({"BOTTLENECK", "PREFIX_TUNING", "LN_TUNING"})
 """Forms of what was trained (`opening.form_of`) that leave every matrix as it is."""
-WORTH_THREADS = 1024
-"""Smaller side from which several BLAS threads gain more than they lose by waiting for one another."""
+COPIES = 10
+"""Of a matrix in float64 that are in memory while it is compared: W, W', U, four factors, and LAPACK's own."""
 
 
 def drift(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> pd.DataFrame | None:
@@ -92,32 +96,17 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
             "method=%s leaves every weight matrix as it is, so there is no drift to measure", experiment.method.name
         )
         return None
-    rows = []
-    for matrix in tqdm(moved.matrices, desc="drift", unit=" matrices", leave=False):
-        before = np.asarray(widened(moved.read(matrix)), np.float64)
-        try:
-            with threadpool_limits(1 if matrix.smaller_side < WORTH_THREADS else None):
-                columns, reasons = drift_columns(
-                    before,
-                    moved.trained(matrix, before),
-                    settings=settings,
-                    options=experiment.spectrum.analysis.options,
-                )
-        except ValueError as error:
-            raise CheckpointError(
-                f"{matrix.name} cannot be compared with what it was: {error}. Its training diverged: repeat the run "
-                "with a lower training.learning_rate."
-            ) from error
-        rows.append({
-            "name": matrix.name,
-            "type": matrix.type,
-            "side": matrix.side,
-            "block": matrix.block,
-            "rows": matrix.sides[0],
-            "cols": matrix.sides[1],
-            **columns,
-            "reasons": "; ".join(f"{column}: {why}" for column, why in reasons.items()),
-        })
+    how = experiment.spectrum.analysis
+    work = partial(_row, moved=moved, settings=settings, options=how.options)
+    # As in the spectral stage: several BLAS threads wait for one another longer than they compute (measured on a busy
+    # machine: ten times), so parallelism is over matrices.
+    pool = ThreadPoolExecutor(_workers(moved.matrices, how))
+    try:
+        with threadpool_limits(1):
+            found = pool.map(work, moved.matrices)
+            rows = list(tqdm(found, desc="drift", unit=" matrices", total=len(moved.matrices), leave=False))
+    finally:
+        pool.shutdown(cancel_futures=True)
     frame = pd.DataFrame(rows)
     log.info(
         "drift of %d matrices in %.1f s: |update| / |W| %.3g in the median, top %d turned by up to %.0f degrees, "
@@ -130,6 +119,37 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
         frame["intruders_left"].astype(float).sum(),
     )
     return frame
+
+
+def _row(
+    matrix: MatrixShape, *, moved: "_Moved", settings: DriftSettings, options: MetricOptions
+) -> dict[str, str | float | None]:
+    before = np.asarray(widened(moved.read(matrix)), np.float64)
+    try:
+        columns, reasons = drift_columns(before, moved.trained(matrix, before), settings=settings, options=options)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{matrix.name} cannot be compared with what it was: {error}. Its training diverged: repeat the run "
+            "with a lower training.learning_rate."
+        ) from error
+    return {
+        "name": matrix.name,
+        "type": matrix.type,
+        "side": matrix.side,
+        "block": matrix.block,
+        "rows": matrix.sides[0],
+        "cols": matrix.sides[1],
+        **columns,
+        "reasons": "; ".join(f"{column}: {why}" for column, why in reasons.items()),
+    }
+
+
+def _workers(matrices: tuple[MatrixShape, ...], how: Analysis) -> int:
+    # As many as asked for, as far as memory holds the largest matrices side by side.
+    if how.memory is None:
+        return how.workers
+    largest = max(matrix.sides[0] * matrix.sides[1] for matrix in matrices)
+    return max(1, min(how.workers, how.memory // (COPIES * 8 * largest)))
 
 
 def _read(path: Path) -> pd.DataFrame:
