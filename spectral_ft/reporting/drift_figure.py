@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from spectral_ft.errors import PlanError
 from spectral_ft.reporting.drawing import save_figure
 from spectral_ft.types import MatrixShape
 
@@ -47,27 +46,22 @@ def draw_drift(path: Path, drift: pd.DataFrame, matrices: Sequence[MatrixShape],
     Args:
         path: PNG file.
         drift: As `stages.drift` measures it.
-        matrices: Of the model.
+        matrices: Of the model, as its files have them.
         title: Of the figure.
-
-    Raises:
-        PlanError: If the drift is of a matrix that the model does not have.
     """
     from matplotlib.figure import Figure
 
-    if unknown := sorted(set(drift["name"]) - {matrix.name for matrix in matrices}):
-        raise PlanError(
-            f"the drift is of {len(unknown)} matrices that this model of {len(matrices)} does not have, the first of "
-            f"which is {unknown[0]}: show it with the model that was trained."
-        )
-    kinds = list(dict.fromkeys(matrix.type for matrix in matrices))
-    blocks = sorted({matrix.block for matrix in matrices})
+    # A model in memory may have joined what its files have apart, such as experts.
+    places = [(matrix.type, matrix.block) for matrix in matrices]
+    places += list(zip(drift["type"], drift["block"], strict=True))
+    kinds = list(dict.fromkeys(kind for kind, _ in places))
+    blocks = sorted({block for _, block in places})
     size = (
         1.6 + LETTER * max(map(len, kinds)) + CELL_WIDTH * max(len(blocks), 14),
         0.6 + len(PANELS) * (0.7 + CELL_HEIGHT * len(kinds)),
     )
     figure = Figure(figsize=size, layout="constrained")
-    known = {(kinds.index(matrix.type), blocks.index(matrix.block)) for matrix in matrices}
+    known = {(kinds.index(kind), blocks.index(block)) for kind, block in places}
     for axes, panel in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
         values = drift.assign(value=drift[panel.column].astype(float) * panel.scale)
         means = values.groupby(["type", "block"], sort=False)["value"].mean()

@@ -115,7 +115,7 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
         time.perf_counter() - began,
         frame["relative_frobenius"].astype(float).median(),
         settings.top,
-        float(np.degrees(frame[["angle_left", "angle_right"]].to_numpy(float)).max()),
+        np.degrees(frame[["angle_left", "angle_right"]].astype(float).max().max()),
         frame["intruders_left"].astype(float).sum(),
     )
     return frame

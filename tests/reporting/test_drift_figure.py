@@ -9,7 +9,6 @@ from matplotlib import colormaps, image
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from spectral_ft.errors import PlanError
 from spectral_ft.reporting import drawing
 from spectral_ft.reporting.drift_figure import FROZEN, NULL, draw_drift
 from spectral_ft.types import MatrixShape
@@ -112,7 +111,9 @@ def test_many_blocks_have_few_numbers(tmp_path, seen):
     assert [label.get_text() for label in seen[0].get_xticklabels()] == [str(block) for block in range(0, 64, 4)]
 
 
-def test_the_drift_of_another_model_is_refused_and_leaves_no_file(tmp_path):
-    with pytest.raises(PlanError, match=r"of 1 matrices that this model of 5 does not have, .*layers\.2\.down"):
-        draw_drift(tmp_path / "d.png", moved({5: (0.1, 0.2, 0)}), MODEL[:5], title="t")
-    assert list(tmp_path.iterdir()) == []
+def test_what_the_files_have_under_another_name_is_drawn_too(tmp_path, seen):
+    joined = MatrixShape("model.layers.3.joined", "joined", "reads", 3, (8, 8))
+    draw_drift(tmp_path / "d.png", moved({6: (0.1, 0.2, 0)}, [*MODEL, joined]), MODEL, title="t")
+    found = cells(seen[0])
+    assert found["joined", 3] == pytest.approx(colormaps["viridis"](1.0)[:3], abs=0.01)
+    assert found["q", 2] == pytest.approx(to_rgb(FROZEN)) and found["q", 3] == found["joined", 0] == (1, 1, 1)
