@@ -1,7 +1,8 @@
-"""The spectra, the plans, the leakage check and the comparison of runs for people inside their own script.
+"""The spectra, plans, drift, leakage check and comparison of runs for people inside their own script.
 
     frame = spectral_frame("path/to/checkpoint")                       # one row a matrix
     config = lora_config("path/to/checkpoint", "snr_top", "0.5%")      # a stock peft.LoraConfig
+    frame = drift("path/to/run")                                       # one row a trained matrix
     frame = overlap("train.jsonl", "test.jsonl")                       # one row a test item that stands in both
     print(compare("runs/one", "runs/other"))                           # differences with intervals and p-values
 
@@ -174,6 +175,44 @@ def _texts(source: str | Path | Sequence[str], files: Sequence[str], *, name: st
         if not isinstance(text, str):
             raise DataError(f"{name}, text {place}: expected a text, found {type(text).__name__}.")
     return list(source)
+
+
+def drift(run_folder: str | Path, **options: Any) -> "pd.DataFrame | None":
+    """How far a run moved its matrices, read from its folder, or measured where nobody has yet.
+
+    Args:
+        run_folder: Of a run that is finished, or was cut after its training.
+        **options: Of the group `drift`, by their names in `conf/drift/default.yaml`: `top=20`. With any, the drift is
+            measured anew and not written; without, it stays in the folder, as if the run had measured it.
+
+    Returns:
+        One row a trained matrix, with the columns of docs/drift.md; None where the run moved no matrix.
+
+    Raises:
+        CheckpointError: If the base or the adapter is missing, damaged, or does not belong to the other.
+        ConfigError: If an option does not exist or has a wrong value.
+        RunError: If the folder holds no run whose training is finished.
+    """
+    from dataclasses import replace
+
+    from spectral_ft.compose import build_experiment, composed, recorded_experiment
+    from spectral_ft.run_folder import claimed
+    from spectral_ft.spectral.drift_settings import NoDrift
+    from spectral_ft.stages import drift as stage
+    from spectral_ft.stages.recorded_run import RecordedRun, read_record
+
+    folder = Path(run_folder).expanduser()
+    recorded = read_record(folder)
+    experiment = RecordedRun(recorded_experiment(recorded.config), recorded, folder).as_trained
+    if options or isinstance(experiment.drift, NoDrift):
+        chosen = {"drift": "default"} | {f"drift.{name}": value for name, value in options.items()}
+        settings = build_experiment(composed([f"{key}={_written(value)}" for key, value in chosen.items()])).drift
+        experiment = replace(experiment, drift=settings)
+    checkpoint = experiment.model.locate()
+    if options:
+        return stage.measured(experiment, checkpoint, folder / "adapter")
+    with claimed(folder, recorded.run_id):
+        return stage.drift(experiment, checkpoint, folder)
 
 
 def _budget(budget: int | str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Configuration to components: the schema, the resolvers that `conf/` uses, and building."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -23,6 +23,9 @@ from spectral_ft.fingerprint import cache_home
 from spectral_ft.identity import run_id
 from spectral_ft.option_faults import explain, fault_of_value, nearest
 from spectral_ft.schema import GROUPS, RunConfig
+
+ADDED = ("drift",)
+"""Groups that records of format 1 may lack: they came later, and change no result."""
 
 
 def register() -> None:
@@ -75,6 +78,20 @@ def build_experiment(config: DictConfig) -> Experiment:
     )
     check_composition(experiment)
     return experiment
+
+
+def recorded_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The components of a run that was recorded, by this version or one that knew fewer groups.
+
+    Args:
+        config: Resolved, as `run.json` or `result.json` has it.
+
+    Returns:
+        The components; a group that the record does not know is as if it did not exist (`none`).
+    """
+    added = {group: composed([f"{group}=none"])[group] for group in ADDED if group not in config}
+    register()
+    return build_experiment(OmegaConf.create({**config, **added}))
 
 
 def composed(overrides: list[str]) -> DictConfig:

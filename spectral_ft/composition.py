@@ -16,6 +16,7 @@ from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.methods.eva import Eva
 from spectral_ft.methods.none import Nothing
 from spectral_ft.processes import process_count
+from spectral_ft.spectral.metrics import COLUMNS
 from spectral_ft.types import PROBE_COLUMNS
 
 
@@ -32,6 +33,7 @@ def check_composition(experiment: Experiment) -> None:
         *_faults_of_plan(experiment.parts),
         *_faults_of_training(experiment),
         *_faults_of_processes(experiment),
+        *_faults_of_drift(experiment),
     ]:
         raise ConfigError("\n".join(wrong))
 
@@ -175,6 +177,13 @@ def _faults_of_processes(experiment: Experiment) -> Iterator[str]:
                 f"quantization={label} does not go with training.sharded=true: its packed weights cannot be divided. "
                 "Use quantization=none, or sharded=false."
             )
+
+
+def _faults_of_drift(experiment: Experiment) -> Iterator[str]:
+    known = [*COLUMNS, *experiment.spectrum.columns]
+    for name in getattr(experiment.drift, "columns", ()):
+        if name not in known:
+            yield f"drift.columns names {name}, which is no metric of a spectrum: there is {', '.join(known)}."
 
 
 def _choice(component: Any) -> str:

@@ -12,6 +12,7 @@ from spectral_ft.models.source import ModelSource
 from spectral_ft.probe.settings import ProbeSettings
 from spectral_ft.reporting.inspection import Inspection
 from spectral_ft.reporting.planning import Planning
+from spectral_ft.spectral.drift_settings import DriftSettings, NoDrift
 from spectral_ft.spectral.settings import SpectrumSettings
 from spectral_ft.tracking import Tracking
 from spectral_ft.training.settings import TrainingSettings
@@ -226,6 +227,7 @@ class Experiment:
     quantization: Quantization
     training: TrainingSettings
     general_text: GeneralTexts
+    drift: DriftSettings | NoDrift
     tracking: Tracking
     analysis: Inspection
     planning: Planning

@@ -90,15 +90,12 @@ def job(options: Options) -> None:
     Args:
         options: Of the command line.
     """
-    from omegaconf import OmegaConf
-
-    from spectral_ft.compose import build_experiment, register
+    from spectral_ft.compose import recorded_experiment
     from spectral_ft.stages.export import export
     from spectral_ft.stages.recorded_run import read_record
 
     recorded = read_record(options.run)
-    register()
-    experiment = build_experiment(OmegaConf.create(recorded.config))
+    experiment = recorded_experiment(recorded.config)
     report = export(experiment, recorded, options.run, forms=options.to, out=options.out)
     print(export_table(report, options))
 

@@ -22,6 +22,7 @@ LEFT_OUT = (
     "spectrum.device",
     "benchmark.cache",
     "analysis",
+    "drift",
     "planning",
     "figures",
     "hydra",

@@ -1,7 +1,8 @@
 """A run, stage by stage: the only file that knows the order.
 
     data -> overlap.json
-    checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json -> result.json
+    checkpoint -> spectrum.parquet, probe.safetensors -> plan.json -> adapter/, train.json -> scores.json
+               -> drift.parquet -> result.json
 
 Each stage leaves a file and is not done again where that file is, so a run that was cut goes on at
 the first unfinished stage when the same command is called again.
@@ -22,6 +23,7 @@ from spectral_ft.run_folder import claimed, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
+from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.stages.overlap import training_overlap
 from spectral_ft.stages.reading import what_plans_read
@@ -79,6 +81,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
                 return None
             adapter = folder / outcome.adapter if outcome and outcome.adapter else None
             scores = Scorer(experiment, checkpoint, tasks).score(folder, adapter=adapter)
+            drift(experiment, checkpoint, folder)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
         finally:
             tracker.close()

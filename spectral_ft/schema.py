@@ -21,6 +21,7 @@ GROUPS = (
     "quantization",
     "training",
     "general_text",
+    "drift",
     "tracking",
     "analysis",
     "planning",
@@ -48,6 +49,7 @@ class RunConfig:
     quantization: Any
     training: Any
     general_text: Any
+    drift: Any
     tracking: Any
     analysis: Any
     planning: Any

@@ -92,7 +92,7 @@ def test_packed_weights_are_compared(analysed: Analyze, tmp_path: Path, packing:
     assert called.code == 0
     assert "Spearman" in called.out
     assert re.search(r"selected by snr, top 50 % of each type: Jaccard [01]\.\d{3}", called.out)
-    drift = pd.read_csv(tmp_path / "run" / "drift.csv", index_col="metric")
+    drift = pd.read_csv(tmp_path / "run" / "spectrum-drift.csv", index_col="metric")
     whole, packed = (read_report(tmp_path / "run" / f"spectrum{end}.parquet") for end in ("", f"-{packing}"))
     before, after = (report.frame().set_index("name")["spectral_norm"] for report in (whole, packed))
     row = drift.loc["spectral_norm"]
@@ -107,7 +107,7 @@ def test_another_report_is_compared(analysed: Analyze, tmp_path: Path) -> None:
     called = analysed(SMALL, "figures=false", f"analysis.drift={tmp_path / 'first' / 'spectrum.parquet'}")
     assert called.code == 0
     assert "Jaccard 1.000" in called.out
-    drift = pd.read_csv(tmp_path / "run" / "drift.csv", index_col="metric")
+    drift = pd.read_csv(tmp_path / "run" / "spectrum-drift.csv", index_col="metric")
     assert drift["largest_change"].dropna().eq(0).all() and drift.loc["snr", "matrices"] == 8
 
 
@@ -159,7 +159,7 @@ def test_a_scan_can_be_compared_with_a_report(analysed: Analyze, tmp_path: Path)
     other = tmp_path / "first" / "spectrum.parquet"
     called = analysed(f"analysis.scan={path}", "figures=false", f"analysis.drift={other}")
     assert called.code == 0
-    drift = pd.read_csv(tmp_path / "run" / "drift.csv", index_col="metric")
+    drift = pd.read_csv(tmp_path / "run" / "spectrum-drift.csv", index_col="metric")
     assert list(drift.index) == ["snr"]
     assert drift.loc["snr", "largest_change"] == pytest.approx(0, abs=1e-12)
 

@@ -17,9 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from spectral_ft import analyze, plan, storage
-from spectral_ft.api import lora_config, overlap, spectral_frame
-from spectral_ft.errors import CheckpointError, ConfigError, DataError, PlanError
+from spectral_ft import analyze, export, plan, storage
+from spectral_ft.api import drift, lora_config, overlap, spectral_frame
+from spectral_ft.errors import CheckpointError, ConfigError, DataError, PlanError, RunError
 from spectral_ft.stages import planning
 from spectral_ft.types import AllocationPlan
 from tests.conftest import EMBEDDED, call_entry
@@ -245,6 +245,47 @@ def test_a_budget_that_cannot_be(budget: Any, error: type, message: str) -> None
 def test_a_policy_that_cannot_be(policy: str, options: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         lora_config(EMBEDDED, policy, policy_options=options)
+
+
+# ---- the drift of a run
+
+
+@pytest.fixture
+def without_drift(finished: Path, tmp_path: Path) -> Path:
+    """A finished run as an earlier version left it, which knew no drift."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in ("result.json", "run.json"):
+        record = json.loads((folder / name).read_text())
+        del record["config"]["drift"]
+        (folder / name).write_text(json.dumps(record))
+    for name in ("drift.parquet", "drift.csv", "figures/drift.png"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_the_drift_of_a_run_is_read_or_measured(finished: Path, without_drift: Path) -> None:
+    told = drift(finished)
+    assert told is not None and len(told) == 7
+    pd.testing.assert_frame_equal(told, pd.read_parquet(finished / "drift.parquet"))
+    pd.testing.assert_frame_equal(drift(without_drift), told)
+    assert all((without_drift / name).exists() for name in ("drift.parquet", "drift.csv", "figures/drift.png"))
+    plan = storage.read_json(finished / "plan.json", AllocationPlan)
+    assert set(told["name"]) == {allocation.name for allocation in plan.adapted}
+
+
+def test_options_of_the_drift_are_measured_and_not_kept(without_drift: Path) -> None:
+    found = drift(without_drift, top=3, threshold=1, columns=["snr_mp"])
+    assert found is not None and set(found["top"]) == {3} and set(found["intruders_left"]) == {3}
+    assert "snr_mp_after" in found and "snr_after" not in found
+    assert not (without_drift / "drift.parquet").exists()
+    with pytest.raises(ConfigError, match=r"drift\.tops"):
+        drift(without_drift, tops=3)
+    with pytest.raises(RunError, match="does not exist"):
+        drift(without_drift / "nowhere")
+
+
+def test_a_run_of_an_earlier_version_is_exported(without_drift: Path) -> None:
+    assert call_entry(export.main, f"run={without_drift}", "to=[axolotl]") == 0
 
 
 # ---- values on their way through Hydra's grammar

@@ -17,6 +17,7 @@ from spectral_ft.types import AllocationPlan, RunResult
 from tests.conftest import EMBEDDED, QUICK, REPOSITORY, call_entry
 
 CONTRACT = {"spectrum.parquet", "plan.json", "adapter", "train.jsonl", "scores.json", "samples", "result.json"}
+STAGES = ["spectrum.parquet", "plan.json", "train.json", "scores.json", "drift.parquet", "result.json"]
 RUN = (*QUICK, "benchmark.limit=4", "tracking.mode=disabled")
 
 
@@ -91,12 +92,11 @@ def test_a_folder_belongs_to_one_run(finished: Path, capfd: pytest.CaptureFixtur
     assert "holds run" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["result.json", "scores.json", "train.json", "plan.json", "spectrum.parquet"])
+@pytest.mark.parametrize("missing", STAGES)
 def test_a_run_cut_after_any_stage_ends_with_the_same_record(missing: str, tmp_path: Path, finished_copy: Path) -> None:
-    stages = ["spectrum.parquet", "plan.json", "train.json", "scores.json", "result.json"]
     before = storage.read_json(finished_copy / "result.json", RunResult)
     adapter = weights(finished_copy)
-    for name in stages[stages.index(missing) :]:
+    for name in STAGES[STAGES.index(missing) :]:
         (finished_copy / name).unlink()
     from spectral_ft import run
 
@@ -105,6 +105,7 @@ def test_a_run_cut_after_any_stage_ends_with_the_same_record(missing: str, tmp_p
     after = storage.read_json(finished_copy / "result.json", RunResult)
     assert after.scores == before.scores
     assert after.plan == before.plan
+    assert (finished_copy / "drift.parquet").exists()
     assert all(torch.equal(adapter[key], tensor) for key, tensor in weights(finished_copy).items())
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.reporting.drift import drift, jaccard
+from spectral_ft.reporting.report_difference import jaccard, report_difference
 from spectral_ft.spectral.analysis import Analysis, analyse
 from spectral_ft.spectral.bulk import num_spikes, num_spikes_tw
 from spectral_ft.spectral.calibrated_bulk import calibrated_bulk
@@ -272,7 +272,7 @@ def packed(model: BlockMatrices, report: SpectralReport, record: dict) -> None:
         model.matrices, lambda matrix: rounded(model.read(matrix), "nf4-double"), cache=None, how=Analysis(workers=2)
     )
     after = SpectralReport("smollm2-135m in nf4-double", "", {}, spectra)
-    moved = drift(report, after)
+    moved = report_difference(report, after)
     record["metrics"] = {
         str(name): {"spearman": float(row["spearman"]), "median_change": float(row["median_change"])}
         for name, row in moved.dropna().iterrows()

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spectral_ft.errors import PlanError
-from spectral_ft.reporting.drift import jaccard
+from spectral_ft.reporting.report_difference import jaccard
 from spectral_ft.reporting.terminal import as_text
 from spectral_ft.types import AllocationPlan
 

@@ -31,11 +31,11 @@ def spectrum_table(report: SpectralReport) -> str:
     return as_text(table)
 
 
-def drift_table(drift: pd.DataFrame, *, before: str, after: str, selected_by: str, jaccard: float) -> str:
+def difference_table(difference: pd.DataFrame, *, before: str, after: str, selected_by: str, jaccard: float) -> str:
     """How far each metric moved.
 
     Args:
-        drift: As `reporting.drift.drift` gives it.
+        difference: As `reporting.report_difference` gives it.
         before: What the first report is called.
         after: What the second is called.
         selected_by: What the selections were made by.
@@ -47,7 +47,7 @@ def drift_table(drift: pd.DataFrame, *, before: str, after: str, selected_by: st
     table = Table(title=f"from {before} to {after}", title_justify="left")
     for heading in ("metric", "matrices", "Spearman", "median change", "largest change"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for metric, row in drift.iterrows():
+    for metric, row in difference.iterrows():
         spearman = "-" if pd.isna(row["spearman"]) else f"{row['spearman']:.4f}"
         changes = (float(row[name]) for name in ("median_change", "largest_change"))
         shown = ("-" if pd.isna(change) else f"{100 * change:.2f} %" for change in changes)

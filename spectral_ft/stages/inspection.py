@@ -13,8 +13,8 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.packed import PACKINGS
-from spectral_ft.reporting.drift import drift, jaccard
-from spectral_ft.reporting.spectrum_table import drift_table
+from spectral_ft.reporting.report_difference import jaccard, report_difference
+from spectral_ft.reporting.spectrum_table import difference_table
 from spectral_ft.spectral.marchenko_pastur import density, support
 from spectral_ft.spectral.scan import read_scan, write_scan, write_unfrozen
 from spectral_ft.stages.spectrum import report_of_matrices, report_with_spectra
@@ -94,7 +94,7 @@ def compare(experiment: Experiment, checkpoint: Checkpoint | None, report: Spect
         experiment: Its components.
         checkpoint: Of the model; None where the report is a scan.
         report: The report.
-        folder: Of the run; `drift.csv` and the report of the packed weights are left there.
+        folder: Of the run; `spectrum-drift.csv` and the report of the packed weights are left there.
 
     Returns:
         Text for a terminal.
@@ -123,13 +123,13 @@ def compare(experiment: Experiment, checkpoint: Checkpoint | None, report: Spect
             f"analysis.drift={other!r} is neither {', '.join(PACKINGS)} nor a file: name the spectrum.parquet of "
             "another run."
         )
-    moved = drift(report, after)
-    with replacing(folder / "drift.csv") as part:
+    moved = report_difference(report, after)
+    with replacing(folder / "spectrum-drift.csv") as part:
         moved.to_csv(part, index_label="metric")
     options = experiment.analysis
     overlap = jaccard(_selected(experiment, report), _selected(experiment, after))
     selected_by = f"{options.column}, top {100 * options.top_fraction:g} % of each type"
-    return drift_table(moved, before=report.model, after=after.model, selected_by=selected_by, jaccard=overlap)
+    return difference_table(moved, before=report.model, after=after.model, selected_by=selected_by, jaccard=overlap)
 
 
 def draw(experiment: Experiment, report: SpectralReport, folder: Path) -> list[Path]:

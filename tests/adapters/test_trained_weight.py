@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    get_peft_model,
+)
 
-from spectral_ft.adapters.trained_weight import trained_weight
+from spectral_ft.adapters.trained_weight import trained_matrices, trained_weight
 from spectral_ft.errors import PlanError
 from tests.methods.small_bases import frozen
 
@@ -26,6 +34,34 @@ def test_it_is_what_peft_merges(model_type: str, switches: dict[str, bool]) -> N
     found = trained_weight(model, name, weight.T if turned else weight)
     merged = model.merge_and_unload().get_submodule(name).weight.detach().double().numpy()
     np.testing.assert_allclose(found, merged.T if turned else merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", NAMES)
+@pytest.mark.parametrize("method", ["adalora", "ia3", "ia3 inside"])
+def test_so_it_is_for_other_methods_of_peft(model_type: str, method: str) -> None:
+    name, base = NAMES[model_type], frozen(model_type)
+    turned = model_type == "gpt2"
+    weight = base.get_submodule(name).weight.detach().double().numpy()
+    config = {
+        "adalora": lambda: AdaLoraConfig(init_r=4, target_r=2, lora_alpha=5, total_step=10, target_modules=[name]),
+        "ia3": lambda: IA3Config(target_modules=[name], feedforward_modules=[]),
+        "ia3 inside": lambda: IA3Config(target_modules=[name], feedforward_modules=[name]),
+    }[method]()
+    model = get_peft_model(base, config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter))
+    assert trained_matrices(model) == (name,)
+    found = trained_weight(model, name, weight.T if turned else weight)
+    merged = model.merge_and_unload().get_submodule(name).weight.detach().double().numpy()
+    assert np.abs(merged - weight).max() > 0.01
+    np.testing.assert_allclose(found, merged.T if turned else merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LNTuningConfig(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)])
+def test_methods_that_leave_weights_alone_change_no_matrix(config: PeftConfig) -> None:
+    assert trained_matrices(get_peft_model(frozen("llama"), config)) == ()
 
 
 def test_a_matrix_without_an_adapter_is_refused() -> None:

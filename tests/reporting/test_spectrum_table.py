@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from spectral_ft.reporting.drift import drift
-from spectral_ft.reporting.spectrum_table import drift_table, spectrum_table
+from spectral_ft.reporting.report_difference import report_difference
+from spectral_ft.reporting.spectrum_table import difference_table, spectrum_table
 from spectral_ft.spectral.decomposition import decompose
 from spectral_ft.spectral.metrics import COLUMNS, MetricOptions, metric_columns
 from spectral_ft.types import MatrixShape, MatrixSpectrum, SpectralReport
@@ -76,7 +76,9 @@ def test_types_of_several_shapes_list_them():
 def test_drift_is_shown_in_percent():
     before = report({"0.q": 1.0, "1.q": 2.0, "2.q": 3.0})
     after = report({"0.q": 1.1, "1.q": 4.0, "2.q": 3.0})
-    text = drift_table(drift(before, after), before="one", after="two", selected_by="snr, half", jaccard=1 / 3)
+    text = difference_table(
+        report_difference(before, after), before="one", after="two", selected_by="snr, half", jaccard=1 / 3
+    )
     assert "from one to two" in text
     assert cells(line_with("│ snr ", text)) == ["snr", "3", "0.5000", "10.00 %", "100.00 %"]
     assert "selected by snr, half: Jaccard 0.333 between the two selections" in text
@@ -84,5 +86,5 @@ def test_drift_is_shown_in_percent():
 
 def test_what_has_no_drift_is_a_dash():
     moved = pd.DataFrame({"matrices": [0], "spearman": [np.nan], "median_change": [np.nan], "largest_change": [np.nan]})
-    text = drift_table(moved.set_axis(["snr"]), before="one", after="two", selected_by="snr", jaccard=1.0)
+    text = difference_table(moved.set_axis(["snr"]), before="one", after="two", selected_by="snr", jaccard=1.0)
     assert cells(line_with("│ snr ", text)) == ["snr", "0", "-", "-", "-"]

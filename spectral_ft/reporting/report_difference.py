@@ -10,7 +10,7 @@ DERIVED = ("_null", "_excess", "_z")
 """Ends of columns that compare a metric with its null; they are left out."""
 
 
-def drift(before: SpectralReport, after: SpectralReport) -> pd.DataFrame:
+def report_difference(before: SpectralReport, after: SpectralReport) -> pd.DataFrame:
     """Rank correlation and relative change of every column that both reports have.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from spectral_ft.errors import CheckpointError
-from spectral_ft.reporting.drift import drift, jaccard
+from spectral_ft.reporting.report_difference import jaccard, report_difference
 from spectral_ft.types import MatrixSpectrum, SpectralReport
 from tests.oracles import matrix
 
@@ -24,7 +24,7 @@ def of_columns(names=NAMES, model="m", **columns):
 
 
 def moved(before, after):
-    return drift(of_columns(snr=before), of_columns(snr=after)).loc["snr"]
+    return report_difference(of_columns(snr=before), of_columns(snr=after)).loc["snr"]
 
 
 def test_the_same_report_has_not_moved():
@@ -88,7 +88,7 @@ def test_what_does_not_vary_has_no_rank_correlation(before, after):
 def test_matrices_are_compared_by_name_and_not_by_place():
     before = of_columns(snr=[1.0, 2.0, 3.0, 4.0, 5.0])
     after = of_columns(names=NAMES[::-1], snr=[5.0, 4.0, 3.0, 2.0, 1.0])
-    row = drift(before, after).loc["snr"]
+    row = report_difference(before, after).loc["snr"]
     assert row["spearman"] == pytest.approx(1)
     assert row["largest_change"] == 0
 
@@ -96,7 +96,7 @@ def test_matrices_are_compared_by_name_and_not_by_place():
 def test_columns_of_a_null_and_of_one_report_alone_are_left_out():
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
     shared = {"snr": values, "snr_null": values, "snr_excess": values, "snr_z": values}
-    found = drift(of_columns(**shared, old=values), of_columns(**shared, new=values))
+    found = report_difference(of_columns(**shared, old=values), of_columns(**shared, new=values))
     assert list(found.index) == ["snr"]
 
 
@@ -106,7 +106,7 @@ def test_reports_of_different_matrices_are_refused():
     with pytest.raises(
         CheckpointError, match=r"one and other cannot be compared: 2 matrices are in one report only, .*4\.q_proj"
     ):
-        drift(one, other)
+        report_difference(one, other)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_random_values_have_scipys_rank_correlation():
     rng = np.random.default_rng(0)
     names = [f"{block}.q_proj" for block in range(40)]
     before, after = rng.normal(size=40).tolist(), rng.normal(size=40).tolist()
-    found = drift(of_columns(names, snr=before), of_columns(names, snr=after)).loc["snr"]
+    found = report_difference(of_columns(names, snr=before), of_columns(names, snr=after)).loc["snr"]
     assert found["spearman"] == pytest.approx(spearmanr(before, after).statistic)
     changes = np.abs(np.array(after) / np.array(before) - 1)
     assert found["median_change"] == pytest.approx(np.median(changes))
