@@ -20,8 +20,10 @@ from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.evaluation.prepare import PreparedTask, prepare
 from spectral_ft.evaluation.records import TaskScores
+from spectral_ft.evaluation.results import prompt_hash
 from spectral_ft.evaluation.task import Task, TaskProtocol
 from tests.conftest import EMBEDDED
+from tests.evaluation.small_tasks import small_llama
 from tests.evaluation.test_benchmark import benchmark
 from tests.models.small_checkpoints import save_t5
 
@@ -239,3 +241,37 @@ def test_the_fingerprint_of_a_task_follows_its_items(tmp_path: Path) -> None:
         ).fingerprint  # fmt: skip
 
     assert fingerprint("1") == fingerprint("1") != fingerprint("2")
+
+
+CHAT = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }} {% endfor %}[assistant]"
+
+
+def test_a_chat_template_goes_around_the_prompt(tmp_path: Path) -> None:
+    model, tokenizer = small_llama()
+    tokenizer.chat_template = CHAT
+    options = benchmark(chat_template=True, gold_loss=True)
+    found = score_task(model, tokenizer, written_sums(tmp_path / "chat"), options, stage="base", context=64)
+    plain_found = score_task(model, tokenizer, written_sums(tmp_path / "plain"), benchmark(), stage="base", context=64)
+    asked = [prompt_hash(f"[user] {item.instruction} [assistant]") for item in SUMS]
+    assert [row["prompt_hash"] for row in found.samples if row["extractor"] == "strict-match"] == asked
+    assert [row["prompt_hash"] for row in found.samples if row["extractor"] == "completion"] == asked
+    assert not {row["prompt_hash"] for row in plain_found.samples} & set(asked)
+
+
+def test_without_a_template_a_chat_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = small_llama()
+    with pytest.raises(ConfigError, match=r"benchmark\.chat_template=true, and the tokenizer .* has no chat template"):
+        score_task(model, tokenizer, written_sums(tmp_path), benchmark(chat_template=True), stage="base", context=64)
+
+
+def test_generation_settings_override_the_tasks_own(tmp_path: Path) -> None:
+    model, tokenizer = small_llama()
+    model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
+    lengths = {}
+    for limit in (3, 9):
+        options = benchmark(generation={"max_gen_toks": limit})
+        found = score_task(model, tokenizer, written_sums(tmp_path / str(limit)), options, stage="base", context=64)
+        lengths[limit] = {
+            len(tokenizer(row["response"], add_special_tokens=False)["input_ids"]) for row in found.samples
+        }
+    assert max(lengths[3]) <= 3 < min(lengths[9])
