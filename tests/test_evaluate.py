@@ -85,7 +85,13 @@ def test_stored_answers_are_read_by_every_rule(evaluator: Evaluator, finished: P
             numbers = re.findall(r"-?\d+\.?\d*", row["response"].replace(",", ""))
             right += [bool(numbers) and abs(float(numbers[-1]) - float(row["gold"])) <= 1e-3] if of == stage else []
         assert by_rule["paper_number", stage] == sum(right) / len(right) == pytest.approx(sum(right) / 8)
-    assert {rule for rule, _ in by_rule} == {"paper_number", "strict_number"}
+    stored = {score["extractor"] for score in read_json(finished / "scores.json", list)}
+    assert {rule for rule, _ in by_rule} == {"paper_number", "strict_number"} | stored
+    lines = [line for line in done.out.splitlines() if "exact_match" in line]
+    assert len(lines) == 4 and all(line.count("[") == 3 for line in lines)  # of both sides and of their difference
+    again = evaluator(tmp_path / "twice", f"rescore={tmp_path / 'again'}")
+    assert read_json(tmp_path / "twice" / "scores.json", list) == read_json(tmp_path / "again" / "scores.json", list)
+    assert again.code == 0 and samples(tmp_path / "twice") == samples(tmp_path / "again")
     assert all(f"exact_match ({rule})" in done.out for rule in ("paper_number", "strict_number", "strict-match"))
 
 

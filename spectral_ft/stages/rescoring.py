@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import DataError, RunError
-from spectral_ft.evaluation.records import ScoreFile
+from spectral_ft.evaluation.records import ScoreFile, TaskScores
 from spectral_ft.evaluation.rescoring import rescore
 from spectral_ft.evaluation.rules import RULES, rules_of
 from spectral_ft.types import BenchmarkScore
@@ -20,7 +20,7 @@ def rescored(source: Path, folder: Path) -> tuple[BenchmarkScore, ...]:
 
     Args:
         source: With `scores.json` and `samples/`; left as it is.
-        folder: Gets the same of the new scores.
+        folder: Gets the same, with the scores by every rule beside those that were there.
 
     Returns:
         The stored scores of the tasks that hold written answers, then those by every rule.
@@ -35,15 +35,20 @@ def rescored(source: Path, folder: Path) -> tuple[BenchmarkScore, ...]:
     file, shown = ScoreFile(folder), []
     for task in dict.fromkeys(score.task for score in stored):
         own = [score for score in stored if score.task == task]
-        rows = [row for row in _samples(source, task) if row["response"] is not None and "logits" not in row]
-        rules = _fitting(rows)
+        rows = _samples(source, task)
+        written = [row for row in rows if row["response"] is not None and "logits" not in row]
+        rules = _fitting(written)
         if not rules:
             log.info("samples of %s hold no written answers that a rule reads: they are left out", task)
             continue
-        found = rescore(rows, rules, stored=own)
+        found = rescore(written, rules, stored=own)
+        before = TaskScores(
+            tuple(score for score in own if score.extractor not in rules),
+            [row for row in rows if row["extractor"] not in rules],
+        )
         for stage in dict.fromkeys(score.stage for score in found.scores):
-            file.add(stage, found.of_stage(stage))
-        shown += [*own, *found.scores]
+            file.add(stage, before.of_stage(stage).with_more(found.of_stage(stage)))
+        shown += [*before.scores, *found.scores]
     if not shown:
         raise DataError(f"rescore={source}: no task there has written answers; only those can be read by other rules.")
     return tuple(shown)
