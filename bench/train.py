@@ -114,7 +114,10 @@ def measure(
                 job = Job(
                     overrides(row, place), str(plan), str(place), row.checkpointing, WARM_UP + steps, BATCH[row.model]
                 )
-                records[row.label] = record(duels(sides, job, rounds=rounds), lowest_block=lowest)
+                alike = [
+                    side for side in sides if side != "trl" or not row.nf4
+                ]  # TRL trains those adapters in bfloat16
+                records[row.label] = record(duels(alike, job, rounds=rounds), lowest_block=lowest)
             except RuntimeError as error:
                 failed.append(row.label)
                 tqdm.write(f"{row.label} failed: {error}", file=sys.stderr)
