@@ -76,7 +76,7 @@ def test_a_run_of_another_format_is_refused(file: str, finished: Path) -> None:
     edit_json(finished / file, format=99)
     if file == "run.json":
         (finished / "result.json").unlink()
-    with pytest.raises(RunError, match="has record format 99, this version reads 1"):
+    with pytest.raises(RunError, match=f"has record format 99, this version reads {RECORD_FORMAT}"):
         read_record(finished)
 
 
