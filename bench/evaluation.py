@@ -1,7 +1,7 @@
 """What scoring costs beside a bare lm-eval, and whether both say the same of every item: `make bench-evaluation`.
 
-    python bench/evaluation.py --model FOLDER --data FOLDER [--rows WORDS] [--items N] [--batch N] [--dtype NAME]
-        [--out bench]
+    python bench/evaluation.py --model FOLDER --data FOLDER [--rows WORDS] [--items N] [--batch N] [--tokens N]
+        [--dtype NAME] [--out bench]
 
 --data is a folder with gsm8k/ (train and test) and llm_adapters/. --rows takes some of `parity gsm8k`,
 `parity arc_easy`, `parity boolq`, `batch gsm8k`, `batch arc_easy`, `batch boolq`, `adapters`, several apart by `;`.
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="part of a row's name; several apart by ;")
     parser.add_argument("--items", type=int, default=200, help="of each task where both are compared")
     parser.add_argument("--batch", type=int, default=16, help="items at a time where both are compared")
+    parser.add_argument("--tokens", type=int, help="most new tokens of an answer where both are compared")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--contend", help=argparse.SUPPRESS)
@@ -56,7 +57,9 @@ def main() -> None:
             kind, _, task = row.partition(" ")
             print(f"measuring {row}", file=sys.stderr)
             if kind == "parity":
-                found[row] = parity(task, items=arguments.items, batch=arguments.batch, **shared)
+                found[row] = parity(
+                    task, items=arguments.items, batch=arguments.batch, tokens=arguments.tokens, **shared
+                )
             elif kind == "batch":
                 found[row] = batches(task, **shared)
             else:
@@ -85,19 +88,20 @@ def child(**job: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def parity(task: str, *, items: int, batch: int, **shared: str) -> dict[str, Any]:
+def parity(task: str, *, items: int, batch: int, tokens: int | None, **shared: str) -> dict[str, Any]:
     """Both sides on the same task file.
 
     Args:
         task: Of `TASKS`.
         items: The first so many.
         batch: Items at a time.
+        tokens: Most new tokens of an answer; None for the task's own.
         **shared: Model, data, dtype and a folder.
 
     Returns:
         Seconds of both, and how many items agree.
     """
-    job = {"task": task, "items": items, "batch": batch, **shared}
+    job = {"task": task, "items": items, "batch": batch, "tokens": tokens, **shared}
     ours, bare = (child(side=side, **job) for side in ("ours", "bare"))
     same = [one == other for one, other in zip(ours["answers"], bare["answers"], strict=True)]
     right = [one == other for one, other in zip(ours["right"], bare["right"], strict=True)]
@@ -105,6 +109,7 @@ def parity(task: str, *, items: int, batch: int, **shared: str) -> dict[str, Any
         "items": items,
         "batch": batch,
         "dtype": shared["dtype"],
+        "tokens": tokens,
         "answers_alike": sum(same),
         "answers": len(same),
         "judged_alike": sum(right),
@@ -164,6 +169,7 @@ def contend(
     data: str,
     dtype: str,
     folder: str,
+    tokens: int | None = None,
     count: int = 0,
     first: int = 0,
 ) -> dict[str, Any]:
@@ -178,6 +184,7 @@ def contend(
         data: Folder.
         dtype: Of the weights.
         folder: For task files.
+        tokens: Most new ones of an answer; None for the task's own.
         count: Of adapters.
         first: Number of the first adapter.
 
@@ -197,6 +204,7 @@ def contend(
     chosen += ["model=hf", f"model.path={model}", f"model.dtype={dtype}", "quantization=none", "method=none"]
     chosen += [f"benchmark.limit={items}", f"benchmark.batch_size={batch or 'null'}", "benchmark.gold_loss=false"]
     chosen += ["benchmark.cache=false", "rank_policy=none"]
+    chosen += [f"benchmark.generation={{max_gen_toks: {tokens}}}"] if tokens else []
     chosen += ["benchmark.stages=[tuned]"] if side == "adapters" else []
     experiment = build_experiment(composed(chosen))
     checkpoint, sourced = experiment.model.locate(), source_tasks(experiment)
@@ -251,6 +259,7 @@ def _bare(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint:
         limit=benchmark.limit,
         bootstrap_iters=1000,
         log_samples=True,
+        gen_kwargs=dict(benchmark.generation) if benchmark.generation else None,
     )
     samples = results["samples"][prepared.name]
     numbers = results["results"][prepared.name]
@@ -304,7 +313,7 @@ def page(found: dict[str, Any]) -> str:
         if row.startswith("parity"):
             cpu, wall = one["cpu"], one["wall"]
             lines.append(
-                f"| {row.removeprefix('parity ')} ({one['dtype']}) | {one['items']} | {one['batch']} "
+                f"| {_said(row, one)} | {one['items']} | {one['batch']} "
                 f"| {one['answers_alike']} of {one['answers']} | {one['judged_alike']} of {one['answers']} "
                 f"| {cpu['ours']:.0f} | {cpu['bare']:.0f} | {cpu['ours'] / cpu['bare']:.2f} "
                 f"| {wall['ours'] / wall['bare']:.2f} |"
@@ -328,6 +337,11 @@ def page(found: dict[str, Any]) -> str:
             f"{one['cpu']['together'] / alone:.2f}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _said(row: str, one: dict[str, Any]) -> str:
+    limit = f", at most {one['tokens']} tokens" if one.get("tokens") else ""
+    return f"{row.removeprefix('parity ')} ({one['dtype']}{limit})"
 
 
 if __name__ == "__main__":
