@@ -26,9 +26,11 @@ LEVELS = [
     {"types", "bfloat16"},
     {"storage", "statistics"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},
+    {"identity"},
+    {"run_folder"},
     LEAVES,
-    {"methods", "identity"},
-    {"experiment", "run_folder"},
+    {"methods"},
+    {"experiment"},
     {"stages", "composition"},
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
@@ -119,8 +121,9 @@ def test_importing_the_package_costs_nothing() -> None:
     [
         ["analyze", "compose", "stages.spectrum"],
         ["plan", "export", "stages.reading", "stages.allocation"],
+        ["reporting.records"],
     ],
-    ids=["spectra", "plans"],
+    ids=["spectra", "plans", "records"],
 )
 def test_what_needs_no_model_starts_without_torch(modules: list[str]) -> None:
     statement = "; ".join(f"import spectral_ft.{module}" for module in modules)
