@@ -35,7 +35,7 @@ LEVELS = [
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
     {"entry", "api"},
-    {"run", "analyze", "plan", "evaluate", "export"},
+    {"run", "analyze", "plan", "evaluate", "export", "report"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -121,7 +121,7 @@ def test_importing_the_package_costs_nothing() -> None:
     [
         ["analyze", "compose", "stages.spectrum"],
         ["plan", "export", "stages.reading", "stages.allocation"],
-        ["reporting.records"],
+        ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress"],
     ],
     ids=["spectra", "plans", "records"],
 )
