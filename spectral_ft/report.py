@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from spectral_ft.errors import ConfigError, RunError, SpectralFTError
 
 if TYPE_CHECKING:
-    from spectral_ft.reporting.records import RunFolder
+    from spectral_ft.reporting.records import Found, RunFolder
     from spectral_ft.reporting.sweep_plan import SweepPlan
 
 PAGE = "report.html"
@@ -104,13 +104,34 @@ def job(options: argparse.Namespace) -> None:
 
 
 def _found(sources: Sequence[str]) -> "tuple[list[RunFolder], SweepPlan | None]":
-    from spectral_ft.reporting.records import planned_jobs, run_folders
+    from spectral_ft.reporting.records import found_runs, named_runs, planned_jobs
 
     folders = [Path(source).expanduser() for source in sources if not source.startswith(REMOTE)]
-    runs, plan = run_folders(folders), planned_jobs(folders)
-    if not runs and plan is None:
-        raise RunError(f"{folders[0]} holds no run: no result.json, run.json or failure.json is in it or below it.")
-    return runs, plan
+    runs: dict[Path, Found] = {}
+    for folder in folders:
+        below = found_runs([folder])
+        planned = planned_jobs([folder])
+        if not below and not (planned and planned.jobs):
+            raise RunError(f"{folder} holds no run: no result.json, run.json or failure.json is in it or below it.")
+        runs |= {run.place.resolve(): run for run in below}
+    remote = [run for source in sources if source.startswith(REMOTE) for run in _remote(source.removeprefix(REMOTE))]
+    plan = planned_jobs(folders)
+    return named_runs([*runs.values(), *remote], plan), plan
+
+
+def _remote(project: str) -> "list[Found]":
+    from spectral_ft.reporting.records import Found
+    from spectral_ft.reporting.run_files import mirrored_run
+    from spectral_ft.wandb_records import read_project
+
+    return [
+        Found(
+            Path(run.place),
+            mirrored_run(run.place, run.run_id, state=run.state, config=run.config, record=run.record),
+            run.updated,
+        )
+        for run in read_project(project)
+    ]
 
 
 def _write_table(runs: "list[RunFolder]", plan: "SweepPlan | None", options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ LEAVES = {
     "evaluation",
     "reporting",
     "tracking",
+    "wandb_records",
 }
 LEVELS = [
     {"errors", "processes"},
@@ -42,7 +43,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
-    "wandb": {"tracking"},
+    "wandb": {"tracking", "wandb_records"},
     "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},

@@ -10,22 +10,23 @@ from spectral_ft.reporting.records import RunFolder
 from spectral_ft.reporting.score_table import leading
 from spectral_ft.types import RunResult
 
-FIXED = (
-    "folder",
-    "run_id",
-    "arm",
-    "seed",
-    "stage",
-    "task",
-    "metric",
-    "extractor",
-    "value",
-    "n",
-    "leading",
-    "trainable_percent",
-    "peak_memory_bytes",
-    "seconds",
-)
+FIXED = {
+    "folder": "string",
+    "run_id": "string",
+    "arm": "string",
+    "seed": "Int64",
+    "stage": "string",
+    "task": "string",
+    "metric": "string",
+    "extractor": "string",
+    "value": "float64",
+    "n": "Int64",
+    "leading": "boolean",
+    "trainable_percent": "float64",
+    "peak_memory_bytes": "float64",
+    "seconds": "float64",
+}
+"""Columns of every frame, with their types: what is not there is null in each."""
 
 
 def score_frame(runs: Sequence[RunFolder]) -> pd.DataFrame:
@@ -50,7 +51,7 @@ def score_frame(runs: Sequence[RunFolder]) -> pd.DataFrame:
         if run.result:
             told |= _costs(run.result)
             rows += [told | score for score in _scores(run.result)] or [told]
-    return pd.DataFrame(rows, columns=[*FIXED, *options])
+    return pd.DataFrame(rows, columns=[*FIXED, *options]).astype(FIXED)
 
 
 def _costs(result: RunResult) -> dict[str, float | None]:

@@ -17,6 +17,35 @@ from spectral_ft.reporting.records import RunFolder, missing_arms
 from spectral_ft.reporting.sweep_plan import SweepPlan
 
 COSTS = ("trainable_percent", "peak_memory_bytes", "seconds")
+COLUMNS: Mapping[str, str] = {
+    "arm": "string",
+    "task": "string",
+    "metric": "string",
+    "extractor": "string",
+    "mean": "float64",
+    "low": "float64",
+    "high": "float64",
+    "seeds": "float64",
+    "items": "float64",
+    "over": "string",
+    "best": "bool",
+    "published": "float64",
+    "published_n": "float64",
+    "source": "string",
+    "difference": "float64",
+    "difference_low": "float64",
+    "difference_high": "float64",
+    "p": "float64",
+    "p_holm": "float64",
+    "trainable_percent": "float64",
+    "published_percent": "float64",
+    "peak_memory_bytes": "float64",
+    "seconds": "float64",
+    "runs": "int64",
+    "planned": "int64",
+    "reasons": "string",
+}
+"""Of the frame, with their types: what is not there is null in each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,7 @@ class ResultTable:
             Scores and differences are in the metric's unit: shares, not points. What there is not is null.
         """
         lines = [self._line(row, task) for row in self.rows for task in self.tasks or ("",)]
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines, columns=list(COLUMNS)).astype(dict(COLUMNS))
 
     def _line(self, row: Row, task: str) -> dict[str, object]:
         place = row.arm, task
@@ -80,12 +109,12 @@ class ResultTable:
             "mean": found and found.value,
             "low": estimate and estimate.low,
             "high": estimate and estimate.high,
-            "seeds": float(len(found.seeds)) if found else None,
-            "items": float(estimate.items) if estimate else None,
+            "seeds": found and len(found.seeds),
+            "items": estimate and estimate.items,
             "over": estimate and estimate.over,
             "best": self.ranking.best(place),
             "published": known and known.value / 100,
-            "published_n": float(known.n) if known else None,
+            "published_n": known and known.n,
             "source": known and known.source,
             "difference": gap and gap.difference,
             "difference_low": gap and gap.low,

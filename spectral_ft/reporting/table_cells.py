@@ -96,7 +96,7 @@ def _scores(table: ResultTable) -> CellTable:
         for task in tasks:
             texts[task] = _measured(table.measured.get((row.arm, task)))
         for score in printed:
-            texts[score.task + PUBLISHED] = f"{score.value:g}"
+            texts[score.task + PUBLISHED] = _printed(score.value)
         best = {task for task in tasks if table.ranking.best((row.arm, task))}
         rows.append(tuple(CellText(texts.get(name, NOTHING), name in best) for name in headings))
     return CellTable("Results", headings, tuple(rows))
@@ -153,6 +153,11 @@ def _average(found: Sequence[Measured | None]) -> str:
     if not there or len(there) != len(found):
         return NOTHING
     return f"{100 * sum(one.value for one in there) / len(there):.1f}"
+
+
+def _printed(percent: float) -> str:
+    # With the digits of the papers: one, or two where they have two.
+    return f"{percent:.1f}" if round(percent, 1) == percent else f"{percent:g}"
 
 
 def duration(seconds: float) -> str:

@@ -31,13 +31,12 @@ def markdown(table: ResultTable) -> str:
     """
     parts = []
     for cells in cell_tables(table):
-        shown = _frame(cells, lambda cell: f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text))
-        shown.columns = [_markdown(heading) for heading in cells.headings]
+        shown = _frame(cells, lambda cell: f"**{markdown_text(cell.text)}**" if cell.best else markdown_text(cell.text))
+        shown.columns = [markdown_text(heading) for heading in cells.headings]
         align = ["left", *["right"] * (len(cells.headings) - 1)]
-        parts.append(
-            f"### {_markdown(cells.title)}\n\n{shown.to_markdown(index=False, disable_numparse=True, colalign=align)}"
-        )
-    notes = [f"- {_markdown(note)}" for note in cell_notes(table)]
+        text = shown.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append(f"### {markdown_text(cells.title)}\n\n{text}")
+    notes = [f"- {markdown_text(note)}" for note in cell_notes(table)]
     return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
 
 
@@ -52,13 +51,15 @@ def latex(table: ResultTable) -> str:
     """
     parts = []
     for number, cells in enumerate(cell_tables(table)):
-        shown = _frame(cells, lambda cell: rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text))
-        shown.columns = [_latex(heading) for heading in cells.headings]
+        shown = _frame(
+            cells, lambda cell: rf"\textbf{{{latex_text(cell.text)}}}" if cell.best else latex_text(cell.text)
+        )
+        shown.columns = [latex_text(heading) for heading in cells.headings]
         columns = "l" + "r" * (len(cells.headings) - 1)
         tabular = shown.style.hide(axis="index").to_latex(hrules=True, column_format=columns).rstrip()
         notes = cell_notes(table) if number == 0 else []
-        below = "\n".join(rf"\par {_latex(note)}" for note in notes)
-        caption = rf"\caption{{{_latex(cells.title)}}}"
+        below = "\n".join(rf"\par {latex_text(note)}" for note in notes)
+        caption = rf"\caption{{{latex_text(cells.title)}}}"
         small = f"\n\\begin{{flushleft}}\\footnotesize\n{below}\n\\end{{flushleft}}" if notes else ""
         parts.append(f"\\begin{{table}}\n\\centering\n{caption}\n{tabular}{small}\n\\end{{table}}\n")
     return "\n".join(parts)
@@ -84,9 +85,25 @@ def _frame(cells: CellTable, written: Callable[[CellText], str]) -> pd.DataFrame
     return pd.DataFrame([[written(cell) for cell in row] for row in cells.rows], columns=list(cells.headings))
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is.
+
+    Args:
+        text: One line.
+
+    Returns:
+        With every character escaped that means something in a table, list or heading.
+    """
     return text.translate(MARKDOWN)
 
 
-def _latex(text: str) -> str:
-    return " ".join(text.split()).translate(LATEX)
+def latex_text(text: str) -> str:
+    """A text that LaTeX sets as it is.
+
+    Args:
+        text: One line.
+
+    Returns:
+        With every character escaped that means something to LaTeX.
+    """
+    return text.translate(LATEX)
