@@ -42,17 +42,29 @@ def run_id(config: Mapping[str, Any]) -> str:
     Returns:
         12 hexadecimal digits.
     """
-    flat = {
-        key: value
-        for key, value in _flatten(config).items()
-        if not any(key == left or key.startswith(f"{left}.") for left in LEFT_OUT)
-    }
+    flat = settings(config)
     for key in PATHS:
         if flat.get(key) is not None:
             named = flat[key]
             flat[key] = [_content(str(one)) for one in named] if isinstance(named, list) else _content(str(named))
     text = json.dumps({"format": RECORD_FORMAT, **flat}, sort_keys=True, default=str)
     return text_fingerprint(text)[:LENGTH]
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that can change a result, paths as they were given.
+
+    Args:
+        config: Resolved configuration, plain dicts.
+
+    Returns:
+        Option, with points between its parts, to value.
+    """
+    return {
+        key: value
+        for key, value in _flatten(config).items()
+        if not any(key == left or key.startswith(f"{left}.") for left in LEFT_OUT)
+    }
 
 
 def _content(path: str) -> str:

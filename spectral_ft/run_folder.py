@@ -1,5 +1,7 @@
 """The folder of a run: held by one process, by one run, and not left behind empty."""
 
+import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,9 @@ from spectral_ft.storage import read_json, write_json
 
 STARTED = "run.json"
 """Says whose folder this is, from the moment the first stage begins."""
+LOCK = ".lock"
+PATIENCE = 0.5
+"""Seconds for which a claim waits: whoever asks `is_held` holds the lock for a moment."""
 
 
 @contextmanager
@@ -30,9 +35,9 @@ def claimed(folder: Path, run_id: str) -> Iterator[None]:
         RunError: If another process holds it, or it belongs to another run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
+    lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PATIENCE)
     except filelock.Timeout as error:
         raise RunError(
             f"another process is working on run {run_id} in {folder}. Wait for it, or give another hydra.run.dir."
@@ -46,10 +51,32 @@ def claimed(folder: Path, run_id: str) -> Iterator[None]:
             )
         yield
     finally:
-        if not [path for path in folder.iterdir() if path.name != ".lock"]:
-            (folder / ".lock").unlink(missing_ok=True)
+        if not [path for path in folder.iterdir() if path.name != LOCK]:
+            (folder / LOCK).unlink(missing_ok=True)
             folder.rmdir()
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine is working in a run folder; nothing is written there.
+
+    Args:
+        folder: Of a run.
+
+    Returns:
+        True if its lock is held.
+    """
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed again by closing
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
 
 
 def mark_started(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:

@@ -20,27 +20,30 @@ LEAVES = {
     "evaluation",
     "reporting",
     "tracking",
+    "wandb_records",
 }
 LEVELS = [
     {"errors", "processes"},
     {"types", "bfloat16"},
     {"storage", "statistics"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},
+    {"identity"},
+    {"run_folder"},
     LEAVES,
-    {"methods", "identity"},
-    {"experiment", "run_folder"},
+    {"methods"},
+    {"experiment"},
     {"stages", "composition"},
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
     {"entry", "api"},
-    {"run", "analyze", "plan", "evaluate", "export"},
+    {"run", "analyze", "plan", "evaluate", "export", "report"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
-    "wandb": {"tracking"},
+    "wandb": {"tracking", "wandb_records"},
     "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
@@ -119,8 +122,9 @@ def test_importing_the_package_costs_nothing() -> None:
     [
         ["analyze", "compose", "stages.spectrum"],
         ["plan", "export", "stages.reading", "stages.allocation"],
+        ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress"],
     ],
-    ids=["spectra", "plans"],
+    ids=["spectra", "plans", "records"],
 )
 def test_what_needs_no_model_starts_without_torch(modules: list[str]) -> None:
     statement = "; ".join(f"import spectral_ft.{module}" for module in modules)

@@ -1,9 +1,11 @@
 """Run folders with typed answers, as the evaluation leaves them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.storage import write_json, write_jsonl
 from spectral_ft.types import BenchmarkScore, RunResult
 
@@ -58,3 +60,49 @@ def write_run(folder: Path, answers, *, seed=0, metric="exact_match", extractor=
         ),
     )
     return folder
+
+
+LORA = {"method.name": "lora", "rank_policy._target_": "spectral_ft.allocation.uniform.Uniform"}
+
+
+def nested(options):
+    """A configuration out of options with points."""
+    config = {}
+    for option, value in options.items():
+        *groups, last = option.split(".")
+        place = config
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return config
+
+
+def write_record(folder: Path, answers=None, *, run_id, options=None, seed=0, changes=None, **written) -> Path:
+    """A finished run as `run` leaves it; `options` is its configuration, `changes` of its record."""
+    write_run(folder, answers or {"aqua": {"tuned": [1, 0, 1, 0]}}, seed=seed, **written)
+    config = nested({**(options or LORA), "seed": seed})
+    record = {
+        **json.loads((folder / "result.json").read_text()),
+        "run_id": run_id,
+        "format": RECORD_FORMAT,
+        "config": config,
+        "seed": seed,
+        **(changes or {}),
+    }
+    write_json(folder / "result.json", record)
+    write_json(folder / "run.json", {"run_id": run_id, "format": RECORD_FORMAT, "config": config})
+    return folder
+
+
+def write_sweep(folder: Path, jobs, *, overrides=()) -> None:
+    """The list of jobs of a sweep: (run_id, arm, seed) each."""
+    listed = [
+        {
+            "run_id": run_id,
+            "overrides": [*overrides, *([f"arm={arm}"] if arm else []), f"seed={seed}"],
+            "arm": arm,
+            "seed": seed,
+        }
+        for run_id, arm, seed in jobs
+    ]
+    write_json(folder / "sweep.json", {"experiment": "smoke", "jobs": listed})

@@ -1,0 +1,70 @@
+"""The jobs that a sweep should have: `sweep.json`, which it writes into its folder before the first of them begins."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from spectral_ft.storage import read_json
+
+SWEEP = "sweep.json"
+KNOWN = ConfigDict(extra="ignore")
+
+
+@dataclass(frozen=True, config=KNOWN)
+class PlannedJob:
+    """One run that a sweep should have."""
+
+    run_id: str
+    overrides: tuple[str, ...]
+    """Of the command line that is this job alone."""
+    arm: str | None = None
+    """The choice of `arm`; None where the sweep has none."""
+    seed: int | None = None
+
+    @property
+    def setting(self) -> str:
+        """What tells it from other jobs of the sweep, whatever the seed."""
+        return " ".join(override for override in self.overrides if not override.startswith("seed="))
+
+
+@dataclass(frozen=True, config=KNOWN)
+class SweepPlan:
+    """What a sweep, or several, should have."""
+
+    experiment: str | None
+    """Its name; several joined with commas."""
+    jobs: tuple[PlannedJob, ...]
+
+    def missing(self, run_ids: Iterable[str | None]) -> tuple[PlannedJob, ...]:
+        """The jobs that have no folder yet.
+
+        Args:
+            run_ids: Of the runs that have one.
+
+        Returns:
+            In the sweep's order.
+        """
+        there = set(run_ids)
+        return tuple(job for job in self.jobs if job.run_id not in there)
+
+
+def sweep_plan(files: Sequence[Path]) -> SweepPlan | None:
+    """What sweeps should have.
+
+    Args:
+        files: Each a `sweep.json`.
+
+    Returns:
+        All their jobs, each once; None without a file.
+
+    Raises:
+        RunError: If a file is damaged.
+    """
+    if not files:
+        return None
+    plans = [read_json(file, SweepPlan) for file in files]
+    names = dict.fromkeys(plan.experiment for plan in plans if plan.experiment)
+    jobs = {job.run_id: job for plan in plans for job in plan.jobs}
+    return SweepPlan(experiment=", ".join(names) or None, jobs=tuple(jobs.values()))
