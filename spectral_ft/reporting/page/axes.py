@@ -90,17 +90,17 @@ def _scale(values: Sequence[float], begin: float, end: float, *, logarithmic: bo
 
     low, high = min(values), max(values)
     if logarithmic:
-        found = LogLocator(subs=(1.0, 3.0) if high / low < 1e3 else (1.0,)).tick_values(low, high)
+        found = LogLocator(subs=(1.0, 3.0) if high / low < 1e3 else (1.0,), numticks=7).tick_values(low, high)
         first, last = low / 1.25, high * 1.25  # marks keep clear of the ends
         ticks = [float(tick) for tick in found if first <= tick <= last]
     else:
         if low == high:
             low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
         found = MaxNLocator(nbins=TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        ticks = [float(tick) for tick in found]
+        ticks = [0.0 if abs(tick) < 1e-12 * (high - low) else float(tick) for tick in found]
         first, last = min(ticks[0], low), max(ticks[-1], high)
     places = [begin + _share(tick, first, last, logarithmic=logarithmic) * (end - begin) for tick in ticks]
-    texts = [short(0.0 if abs(tick) < 1e-12 * abs(last - first) else tick) for tick in ticks]
+    texts = [short(tick) for tick in ticks]
     return Scale(
         first,
         last,

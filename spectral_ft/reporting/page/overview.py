@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from spectral_ft.reporting.page.arms import Arm
 from spectral_ft.reporting.page.texts import NONE, time_text
 from spectral_ft.reporting.page.views import Section, Table
-from spectral_ft.reporting.records import RunFolder
+from spectral_ft.reporting.records import RunFolder, missing_arms
 from spectral_ft.reporting.sweep_plan import SweepPlan
 
 ORDER = ("finished", "running", "failed", "cut", "damaged", "missing")
@@ -41,16 +41,13 @@ def overview_section(arms: Sequence[Arm], sweep: SweepPlan | None) -> Section:
         Those without a record with the reason, then all of them, to be opened.
     """
     runs = [run for arm in arms for run in arm.runs]
-    missing = sweep.missing(run.run_id for run in runs) if sweep else ()
+    missing = missing_arms(sweep, runs) if sweep else []
     without = [
         (run.arm, _seed(run.seed), _state(run.status), run.reason or NONE, run.run_id or run.folder.name)
         for run in runs
         if run.result is None
     ]
-    without += [
-        (job.arm or job.setting or job.run_id, _seed(job.seed), _state("missing"), "it has not begun.", job.run_id)
-        for job in missing
-    ]
+    without += [(arm, _seed(job.seed), _state("missing"), "it has not begun.", job.run_id) for arm, job in missing]
     every = tuple(
         (run.arm, _seed(run.seed), _state(run.status), run.run_id or run.folder.name, _took(run), _when(run.updated))
         for run in runs
