@@ -1,6 +1,6 @@
 """How far training moved the weights, as heat maps and medians."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -49,13 +49,13 @@ def read_drifts(arms: Sequence[Arm]) -> tuple[dict[str, Frames], list[str]]:
     return found, notes
 
 
-def drifts_section(found: dict[str, Frames], notes: Sequence[str], *, places: Sequence[Place]) -> Section:
+def drifts_section(found: dict[str, Frames], notes: Sequence[str], *, places: Mapping[str, Sequence[Place]]) -> Section:
     """The drift of every arm.
 
     Args:
         found: As `read_drifts` gives it.
         notes: Likewise.
-        places: Of all matrices of the model, where they are known; those without drift were not trained.
+        places: Arm's name to where all matrices of its model stand; those without drift were not trained.
 
     Returns:
         Medians as a table, and heat maps of each arm's first seed.
@@ -69,7 +69,7 @@ def drifts_section(found: dict[str, Frames], notes: Sequence[str], *, places: Se
         if rows
         else "",
         tables=(Table("drift", headings, tuple(rows)),) if rows else (),
-        maps=tuple(each for name, frames in found.items() for each in _maps(name, frames[0][1], places)),
+        maps=tuple(each for name, frames in found.items() for each in _maps(name, frames[0][1], places.get(name, ()))),
         notes=tuple(notes),
     )
 

@@ -13,6 +13,8 @@ STEPS = 9
 """Of the colour scale; the letters stay legible on every one."""
 WIDE = 30.0
 """Largest over smallest value from which equal ratios are equally far apart, as in the figures."""
+DOUBLE = 2.0
+"""The same of ranks, which are chosen by doubling."""
 FROZEN, UNDEFINED = ".", "?"
 
 
@@ -69,7 +71,7 @@ def text_map(caption: str, texts: Mapping[Place, tuple[str, float]], *, scale: s
     Returns:
         The map.
     """
-    step, colours = _steps([value for _, value in texts.values() if value], short)
+    step, colours = _steps([value for _, value in texts.values() if value], short, wide=DOUBLE)
     blocks = tuple(sorted({block for _, block in texts}))
     kinds = dict.fromkeys(kind for kind, _ in texts)
     rows = tuple(
@@ -87,19 +89,21 @@ def text_map(caption: str, texts: Mapping[Place, tuple[str, float]], *, scale: s
     return HeatMap(caption, blocks, rows, f"{scale} {colours}".strip())
 
 
-def _steps(values: Sequence[float], form: Callable[[float], str]) -> tuple[Callable[[float], int], str]:
+def _steps(
+    values: Sequence[float], form: Callable[[float], str], *, wide: float = WIDE
+) -> tuple[Callable[[float], int], str]:
     # Number to step of the scale, and what the scale means.
     if not values:
         return (lambda _: 0), ""
     low, high = min(values), max(values)
-    wide = low > 0 and high / low > WIDE
+    by_ratio = low > 0 and high / low > wide
 
     def step(value: float) -> int:
         if low == high:
             return STEPS // 2
-        share = np.log(value / low) / np.log(high / low) if wide else (value - low) / (high - low)
+        share = np.log(value / low) / np.log(high / low) if by_ratio else (value - low) / (high - low)
         return min(STEPS - 1, int(share * STEPS))
 
     if low == high:
         return step, f"All {form(low)}."
-    return step, f"From {form(low)} (faint) to {form(high)} (strong){', logarithmic' if wide else ''}."
+    return step, f"From {form(low)} (faint) to {form(high)} (strong){', logarithmic' if by_ratio else ''}."

@@ -65,7 +65,7 @@ def overview_section(arms: Sequence[Arm], sweep: SweepPlan | None) -> Section:
 
 
 def _state(status: str) -> str:
-    return f"{SIGNS[status]} {status}"
+    return f"{SIGNS[status]}\N{NO-BREAK SPACE}{status}"
 
 
 def _seed(seed: int | None) -> str:

@@ -73,8 +73,3 @@ class Places:
         if found is None:
             return None
         return ".".join("*" if part.isdigit() else part for part in found["leaf"].split(".")), int(found["block"])
-
-    @property
-    def all(self) -> tuple[Place, ...]:
-        """Every place that a file named, in its order."""
-        return tuple(dict.fromkeys(self._known.values()))

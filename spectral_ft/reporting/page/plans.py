@@ -13,7 +13,7 @@ from spectral_ft.reporting.page.views import HeatMap, Section, Table
 from spectral_ft.reporting.rank_map import SIGNS, Grid, cell_text, group_letters
 from spectral_ft.reporting.records import RunFolder
 from spectral_ft.storage import read_json
-from spectral_ft.types import AllocationPlan, MatrixAllocation
+from spectral_ft.types import AllocationPlan
 
 COUNTS = (
     ("trainable parameters", "trainable_parameters"),
@@ -22,7 +22,7 @@ COUNTS = (
 )
 
 
-def plans_section(arms: Sequence[Arm], places: Places) -> Section:
+def plans_section(arms: Sequence[Arm], places: Places) -> tuple[Section, dict[str, tuple[Place, ...]]]:
     """The rank map of every arm.
 
     Args:
@@ -30,15 +30,18 @@ def plans_section(arms: Sequence[Arm], places: Places) -> Section:
         places: Of the matrices.
 
     Returns:
-        A map an arm that adapts matrices, of its first seed, and the counts of each.
+        A map an arm that adapts matrices, of its first seed, and the counts of each; and by arm's name where all
+        matrices of its model stand, adapted or not.
     """
     maps, rows, notes = [], [], []
+    known: dict[str, tuple[Place, ...]] = {}
     for arm in arms:
         plans, faults = _plans(arm)
         notes += faults
         if not plans:
             continue
         first, plan = plans[0]
+        known[arm.name] = tuple(place for each in plan.allocations if (place := places(each.name)))
         adapted = len(plan.adapted)
         counts = [f"{getattr(plan, name):,}" for _, name in COUNTS]
         rows.append((arm.name, f"{adapted} of {len(plan.allocations)}" if adapted else NONE, *counts, _percent(plan)))
@@ -47,7 +50,7 @@ def plans_section(arms: Sequence[Arm], places: Places) -> Section:
         if other := [run for run, each in plans[1:] if each.allocations != plan.allocations]:
             notes.append(f"{run_name(first)} is shown; {len(other)} other runs of the arm have another plan.")
     headings = ("arm", "adapted matrices", *(heading for heading, _ in COUNTS), "trainable")
-    return Section(
+    section = Section(
         id="plans",
         title="Plans",
         lead="Which matrix got which rank; a point is a frozen one." if maps else "",
@@ -55,6 +58,7 @@ def plans_section(arms: Sequence[Arm], places: Places) -> Section:
         maps=tuple(maps),
         notes=tuple(notes),
     )
+    return section, known
 
 
 def _plans(arm: Arm) -> tuple[list[tuple[RunFolder, AllocationPlan]], list[str]]:
@@ -71,16 +75,14 @@ def _plans(arm: Arm) -> tuple[list[tuple[RunFolder, AllocationPlan]], list[str]]
 
 def _rank_map(caption: str, plan: AllocationPlan, places: Places) -> HeatMap:
     letters = group_letters(plan)
-    at = [(places(allocation.name), allocation) for allocation in plan.allocations]
-    grid: Grid = {(block, kind): [] for kind, block in [*places.all, *(place for place, _ in at if place)]}
-    for place, allocation in at:
-        if place:
-            grid[place[1], place[0]].append(allocation)
-    frozen = MatrixAllocation(name="", rank=0, lora_alpha=0.0)
+    grid: Grid = {}
+    for allocation in plan.allocations:
+        if place := places(allocation.name):
+            grid.setdefault((place[1], place[0]), []).append(allocation)
     cells: dict[Place, tuple[str, float]] = {}
     for (block, kind), members in grid.items():
         adapted = [member.rank for member in members if member.rank]
-        text = " ".join(filter(None, cell_text(members or [frozen], letters)))
+        text = " ".join(filter(None, cell_text(members, letters)))
         cells[kind, block] = (text, float(np.mean(adapted)) if adapted else 0.0)
     said = "".join(text for text, _ in cells.values())
     signs = [f"{meaning}." for sign, meaning in SIGNS.items() if sign in said]

@@ -10,6 +10,8 @@ from spectral_ft.reporting.page.texts import NONE, interval_text
 from spectral_ft.reporting.page.views import Bar, IntervalChart, Section, Table
 from spectral_ft.reporting.samples import Key
 
+LETTERS = 56
+"""Of a line that fits into a drawing."""
 HEADINGS = ("arm", "base", "fine-tuned", "fine-tuned less base", "p", "items", "seeds")
 
 
@@ -60,7 +62,7 @@ def score_text(score: Score | None) -> str:
 
 
 def _table(arms: Sequence[Arm], scores: Scores, key: Key) -> Table:
-    rows, starred = [], False
+    rows, starred, bare = [], False, False
     for arm in arms:
         base, tuned = scores.of(arm, key, "base"), scores.of(arm, key, "tuned")
         some = tuned or base
@@ -68,10 +70,20 @@ def _table(arms: Sequence[Arm], scores: Scores, key: Key) -> Table:
             continue
         found = change(scores, arm, key)
         starred |= bool(found and found.below_one_question)
+        bare |= some.low is None
         compared = (difference_text(found), p_text(found.p)) if found else (NONE, NONE)
         rows.append((arm.name, score_text(base), score_text(tuned), *compared, str(some.items), str(some.seeds)))
-    notes = ("*: less than one question",) if starred else ()
-    return Table(key_text(key), HEADINGS, tuple(rows), notes=notes)
+    notes = ["*: less than one question"] if starred else []
+    if bare:
+        notes.append("No interval where a score is no mean over items, or its items are not there.")
+    return Table(key_text(key), HEADINGS, tuple(rows), notes=tuple(notes))
+
+
+def _fitting(name: str, rest: str) -> str:
+    # Letters do not wrap in a drawing: of a long name the middle goes.
+    room = LETTERS - len(rest)
+    cut = name if len(name) <= room else f"{name[: room // 2]}…{name[-(room - room // 2 - 1) :]}"
+    return cut + rest
 
 
 def _chart(arms: Sequence[Arm], scores: Scores, key: Key) -> IntervalChart:
@@ -82,8 +94,8 @@ def _chart(arms: Sequence[Arm], scores: Scores, key: Key) -> IntervalChart:
     stages = {"base": "base", "tuned": "fine-tuned"}
     bars = tuple(
         Bar(
-            label=f"{score.arm.name}, {stages[score.stage]}",
-            text=score_text(score),
+            label=_fitting(score.arm.name, f", {stages[score.stage]}: {score_text(score)}"),
+            text=f"{score.arm.name}, {stages[score.stage]}: {score_text(score)}",
             style=score.arm.style,
             at=x.at(scale * score.value),
             low=None if score.low is None else x.at(scale * score.low),
@@ -95,7 +107,7 @@ def _chart(arms: Sequence[Arm], scores: Scores, key: Key) -> IntervalChart:
     unit = "%" if drawn[0].shares else key[1]
     return IntervalChart(
         title=f"{key_text(key)}, {unit}" if unit == "%" else key_text(key),
-        description="; ".join(f"{bar.label}: {bar.text}" for bar in bars),
+        description="; ".join(bar.text for bar in bars),
         ticks=x.ticks,
         bars=bars,
     )

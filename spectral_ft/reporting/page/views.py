@@ -91,8 +91,9 @@ class Bar:
     """One row of an interval chart."""
 
     label: str
+    """Name, value and interval in one line that fits."""
     text: str
-    """Value and interval in words."""
+    """The same with the whole name."""
     style: Style
     at: float
     low: float | None

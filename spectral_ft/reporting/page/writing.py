@@ -91,13 +91,13 @@ def _of_files(arms: Sequence[Arm], sweep: SweepPlan | None) -> list[Section]:
     spectra, frames = spectra_section(arms)
     drifts, notes = read_drifts(arms)
     drifted = [frame for found in drifts.values() for _, frame in found]
-    places = Places([*frames, *drifted])
+    plans, places = plans_section(arms, Places([*frames, *drifted]))
     return [
         curves_section(arms),
         settings_section(arms),
-        plans_section(arms, places),
+        plans,
         spectra,
-        drifts_section(drifts, notes, places=places.all),
+        drifts_section(drifts, notes, places=places),
         overlaps_section(arms),
         reproduction_section(arms, sweep),
     ]

@@ -92,7 +92,7 @@ def test_plans_show_every_rank(tmp_path):
     write_full(tmp_path / "1", "one", RIGHT, seed=1, ranks=(0, 4, 0, 8))
     arms = arms_in(tmp_path)
     _, frames = spectra_section(arms)
-    section = plans_section(arms, Places(frames))
+    section, known = plans_section(arms, Places(frames))
     (drawn,) = section.maps
     assert cells(drawn) == {
         ("q", 0): ("4", 0),
@@ -100,12 +100,13 @@ def test_plans_show_every_rank(tmp_path):
         ("q", 1): (".", None),
         ("down", 1): ("8", STEPS - 1),
     }
+    assert set(known["one"]) == set(cells(drawn))
     assert section.notes == ("one, seed 0 is shown; 1 other runs of the arm have another plan.",)
     assert section.tables[0].rows == (("one", "2 of 4", "100", "100", "9,900", "1 %"),)
     plan = read_json(one / "plan.json", AllocationPlan)
     shared = [MatrixAllocation(a.name, 4, 8.0, 1.0, "group one", "A") for a in plan.allocations]
     write_json(one / "plan.json", AllocationPlan(tuple(shared), 1, 1, 9))
-    section = plans_section(arms, Places(frames))
+    section, _ = plans_section(arms, Places(frames))
     assert cells(section.maps[0])["q", 1][0] == "4 a" and "share factors" in section.maps[0].scale
 
 
@@ -115,7 +116,7 @@ def test_drift_has_its_medians_and_maps(tmp_path):
     write_full(tmp_path / "none", "other", RIGHT, drift=False)
     arms = arms_in(tmp_path)
     _, frames = spectra_section(arms)
-    section = drifts_section(*read_drifts(arms), places=Places(frames).all)
+    section = drifts_section(*read_drifts(arms), places=plans_section(arms, Places(frames))[1])
     assert section.tables[0].rows == (("one", "3", "0.4", "45", "22.5", "0.25", "3", "2"),)
     size, angle, intruders = section.maps
     assert {place: text for place, (text, _) in cells(size).items()} == {

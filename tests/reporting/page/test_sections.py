@@ -1,9 +1,11 @@
 """What was run, what became of it, overlap and commands; oracle: typed records."""
 
+import json
+
 from spectral_ft.reporting.page.overlaps import overlaps_section
 from spectral_ft.reporting.page.overview import counts_text, overview_section
 from spectral_ft.reporting.page.reproduction import COMMANDS, reproduction_section
-from spectral_ft.reporting.page.results import results_section
+from spectral_ft.reporting.page.results import LETTERS, results_section
 from spectral_ft.reporting.page.scores import change, scores_of
 from spectral_ft.reporting.page.settings import settings_section
 from spectral_ft.reporting.page.texts import memory_text, option_text, time_text
@@ -57,6 +59,29 @@ def test_scores_are_those_of_the_statistics(tmp_path):
     assert chart.bars[1].at == ticks[0] + 0.75 * (ticks[100] - ticks[0])
 
 
+def test_long_names_lose_their_middle_in_drawings_alone(tmp_path):
+    name = "x" * 40 + "y" * 40
+    write_full(tmp_path / "a", name, RIGHT)
+    arms = arms_in(tmp_path)
+    section = results_section(arms, scores_of(arms))
+    (base, _) = section.intervals[0].bars
+    assert len(base.label) == LETTERS and base.label.startswith("xxx") and "y, base: 33.3 % [" in base.label
+    assert base.text.startswith(f"{name}, base: 33.3 %") and name in section.intervals[0].description
+    assert section.tables[0].rows[0][0] == name
+
+
+def test_a_metric_that_is_no_mean_has_no_interval(tmp_path):
+    run = write_full(tmp_path / "a", "one", RIGHT)
+    record = json.loads((run / "result.json").read_text())
+    more = {**record["scores"][1], "metric": "gold_perplexity", "value": 3.5}
+    edit_json(run / "result.json", scores=[*record["scores"], more])
+    arms = arms_in(tmp_path)
+    section = results_section(arms, scores_of(arms))
+    assert section.folded[0].rows[0][:3] == ("one", "-", "3.500")
+    assert section.folded[0].notes == ("No interval where a score is no mean over items, or its items are not there.",)
+    assert section.notes == () and section.tables[0].notes == ()
+
+
 def test_a_score_without_items_says_why(tmp_path):
     for seed in (0, 1):
         (write_full(tmp_path / f"{seed}", "one", RIGHT, seed=seed) / "samples" / "aqua.jsonl").unlink()
@@ -79,9 +104,9 @@ def test_runs_are_counted_by_what_became_of_them(tmp_path):
     )
     section = overview_section(arms_in(tmp_path), plan)
     assert [(row[0], row[2]) for row in section.tables[0].rows] == [
-        ("two", "! damaged"),
-        ("three", "✂ cut"),
-        ("y", "? missing"),
+        ("two", "!\N{NO-BREAK SPACE}damaged"),
+        ("three", "✂\N{NO-BREAK SPACE}cut"),
+        ("y", "?\N{NO-BREAK SPACE}missing"),
     ]
     assert [row[4] for row in section.folded[0].rows] == ["61.0 s", "-", "-"]
 
