@@ -9,6 +9,7 @@ COMMANDS = {
     "plan": "which matrix gets which rank, and what that costs, without training",
     "evaluate": "scores of a model, or of adapters that exist already",
     "export": "a finished run as a merged model, PEFT adapter, state dict or Axolotl list",
+    "report": "runs and sweeps as a table, an HTML page, or their progress",
 }
 
 

@@ -31,6 +31,7 @@ from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.tracking import Silent
 from spectral_ft.types import AllocationPlan, BenchmarkScore, Overlap, RunResult, TrainOutcome
+from spectral_ft.wandb_records import summary_of
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,10 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             scores = Scorer(experiment, checkpoint, tasks).score(folder, adapter=adapter)
             drift(experiment, checkpoint, folder)
             tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
+            result = _record(experiment, plan, outcome, scores, overlap=overlap, seconds=time.perf_counter() - began)
+            tracker.summarise(summary_of(result))
         finally:
             tracker.close()
-        result = _record(experiment, plan, outcome, scores, overlap=overlap, seconds=time.perf_counter() - began)
         write_json(finished, result)
         return result
 

@@ -20,6 +20,7 @@ LEAVES = {
     "evaluation",
     "reporting",
     "tracking",
+    "wandb_records",
 }
 LEVELS = [
     {"errors", "processes"},
@@ -35,14 +36,14 @@ LEVELS = [
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
     {"entry", "api"},
-    {"run", "analyze", "plan", "evaluate", "export"},
+    {"run", "analyze", "plan", "evaluate", "export", "report"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
-    "wandb": {"tracking"},
+    "wandb": {"tracking", "wandb_records"},
     "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
@@ -122,7 +123,7 @@ def test_importing_the_package_costs_nothing() -> None:
     [
         ["analyze", "compose", "stages.spectrum"],
         ["plan", "export", "stages.reading", "stages.allocation"],
-        ["reporting.records"],
+        ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress"],
     ],
     ids=["spectra", "plans", "records"],
 )

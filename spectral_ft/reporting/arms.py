@@ -15,11 +15,10 @@ def stem(config: Mapping[str, Any]) -> str:
         config: Resolved.
 
     Returns:
-        METHOD/POLICY, as `budget.of` writes it; METHOD where it has no policy.
+        METHOD/POLICY, as `budget.of` writes it.
     """
-    method = str(config["method"]["name"])
     policy = str(config["rank_policy"]["_target_"]).split(".")[-2]  # the module, which is what the choice is called
-    return method if policy == "none" else f"{method}/{policy}"
+    return f"{config['method']['name']}/{policy}"
 
 
 def seedless(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from spectral_ft.reporting.run_files import RunFiles, Status, is_run, last_chang
 from spectral_ft.reporting.sweep_plan import SWEEP, PlannedJob, SweepPlan, sweep_plan
 from spectral_ft.types import RunResult
 
+MANY = 50
+"""Runs from which on a bar shows that they are read."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -36,6 +39,15 @@ class RunFolder:
     """When its folder was last written to, in seconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """A run before it has the name of its row."""
+
+    place: Path
+    files: RunFiles
+    updated: float
+
+
 def run_folders(folders: Sequence[Path]) -> list[RunFolder]:
     """The runs below some folders, each once.
 
@@ -48,35 +60,63 @@ def run_folders(folders: Sequence[Path]) -> list[RunFolder]:
     Raises:
         RunError: If a folder does not exist, or a sweep's list of jobs is damaged.
     """
-    paths = _run_paths(folders)
-    files = [
-        read_run(path) for path in tqdm(paths, desc="reading runs", unit="run", leave=False, disable=len(paths) < 50)
-    ]
-    plan = planned_jobs(folders)
+    return named_runs(found_runs(folders), planned_jobs(folders))
+
+
+def found_runs(folders: Sequence[Path]) -> list[Found]:
+    """The runs below some folders, without names.
+
+    Args:
+        folders: As for `run_folders`.
+
+    Returns:
+        In its order.
+
+    Raises:
+        RunError: If a folder does not exist.
+    """
+    places = [place for folder in folders for place, runs in _walk(folder) if runs]
+    paths = list({place.resolve(): place for place in reversed(places)}.values())[::-1]
+    bar = tqdm(paths, desc="reading runs", unit="run", leave=False, disable=len(paths) < MANY)
+    return [Found(path, read_run(path), last_change(path)) for path in bar]
+
+
+def named_runs(found: Sequence[Found], plan: SweepPlan | None) -> list[RunFolder]:
+    """Give runs the names of their rows: to those that differ in their seed alone the same.
+
+    Args:
+        found: The runs of one report.
+        plan: The jobs that there should be, which knows their arms; None where no sweep wrote them down.
+
+    Returns:
+        In the same order.
+    """
     jobs = {job.run_id: job for job in plan.jobs} if plan else {}
     stems, seeds = [], []
-    for path, found in zip(paths, files, strict=True):
-        job = jobs.get(found.run_id or path.name)
-        overrides = job.overrides if job else found.overrides
+    for one in found:
+        job = jobs.get(one.files.run_id or one.place.name)
+        overrides = job.overrides if job else one.files.overrides
         named = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-        arm = (job and job.arm) or named.get("arm")
-        stems.append(arm or _unnamed(found, named) or path.name)
-        seeds.append(found.result.seed if found.result else _seed(found.config.get("seed", named.get("seed"))))
-    arms = distinct_names(stems, [seedless(found.config) if found.config else {} for found in files])
+        stems.append((job and job.arm) or named.get("arm") or _unnamed(one, named))
+        result = one.files.result
+        seeds.append(result.seed if result else _seed(one.files.config.get("seed", named.get("seed"))))
+    arms = distinct_names(stems, [seedless(one.files.config) if one.files.config else {} for one in found])
     known = {
-        jobs[found.run_id].setting: arm
-        for found, arm in zip(files, arms, strict=True)
-        if found.config and found.run_id in jobs
+        jobs[one.files.run_id].setting: arm
+        for one, arm in zip(found, arms, strict=True)
+        if one.files.config and one.files.run_id in jobs
     }
-    for place, found in enumerate(files):
-        if not found.config and found.run_id in jobs:
-            arms[place] = known.get(jobs[found.run_id].setting, arms[place])
-    return [
-        RunFolder(
-            path, found.status, found.run_id, found.config, found.result, found.reason, arm, seed, last_change(path)
+    runs = []
+    for one, name, seed in zip(found, arms, seeds, strict=True):
+        files = one.files
+        job = None if files.config else jobs.get(files.run_id or "")
+        arm = known.get(job.setting, name) if job else name
+        runs.append(
+            RunFolder(
+                one.place, files.status, files.run_id, files.config, files.result, files.reason, arm, seed, one.updated
+            )
         )
-        for path, found, arm, seed in zip(paths, files, arms, seeds, strict=True)
-    ]
+    return runs
 
 
 def missing_arms(plan: SweepPlan, runs: Sequence[RunFolder]) -> list[tuple[str, PlannedJob]]:
@@ -111,11 +151,6 @@ def planned_jobs(folders: Sequence[Path]) -> SweepPlan | None:
     return sweep_plan(list(dict.fromkeys(path.resolve() for path in found)))
 
 
-def _run_paths(folders: Sequence[Path]) -> list[Path]:
-    places = [place for folder in folders for place, runs in _walk(folder) if runs]
-    return list({place.resolve(): place for place in reversed(places)}.values())[::-1]
-
-
 def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
     # Folders from the top, and whether each is a run's, below which nothing is looked for.
     if not folder.is_dir():
@@ -128,10 +163,11 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
         yield Path(place), runs
 
 
-def _unnamed(found: RunFiles, named: Mapping[str, str]) -> str:
-    if found.config:
-        return stem(found.config)
-    return " ".join(f"{option}={value}" for option, value in named.items() if option != "seed")
+def _unnamed(one: Found, named: Mapping[str, str]) -> str:
+    config = one.files.config
+    if config:
+        return str(config.get("tracking", {}).get("arm") or stem(config))
+    return " ".join(f"{option}={value}" for option, value in named.items() if option != "seed") or one.place.name
 
 
 def _seed(said: Any) -> int | None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from spectral_ft.errors import RunError
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.run_folder import LOCK, STARTED, is_held
@@ -71,6 +73,36 @@ def read_run(folder: Path) -> RunFiles:
         overrides = tuple(failure.get("overrides", ()))
         return RunFiles("failed", run_id, config, None, _sentence(failure), overrides)
     return RunFiles("cut", run_id, config, None, "it was cut: the same command goes on where it stopped.")
+
+
+def mirrored_run(
+    place: str, run_id: str, *, state: str, config: Mapping[str, Any], record: Mapping[str, Any] | None
+) -> RunFiles:
+    """What W&B says of a run, as if it were files.
+
+    Args:
+        place: Where it is, for a sentence.
+        run_id: Of the run.
+        state: As W&B calls it.
+        config: Resolved.
+        record: Without the configuration; None where W&B has none.
+
+    Returns:
+        Its state: finished with the record, running, failed where W&B says so, damaged where the record is.
+    """
+    if record is None:
+        if state == "running":
+            return RunFiles("running", run_id, config, None, None)
+        status: Status = "damaged" if state == "finished" else "failed"
+        why = f"{place} is {state}, and its summary holds no record that this version wrote."
+        return RunFiles(status, run_id, config, None, why)
+    try:
+        result = TypeAdapter(RunResult).validate_python({**record, "config": dict(config)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return RunFiles("damaged", run_id, config, None, f"the record of {place} is damaged: {where}: {first['msg']}.")
+    return RunFiles("finished", run_id, config, result, None)
 
 
 def last_change(folder: Path) -> float:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Over = Literal["items", "seeds and items"]
-"""What the interval counts as drawn by chance. `items`: it says nothing of what another seed would give."""
+Over = Literal["items", "seeds", "seeds and items"]
+"""What the interval counts as drawn by chance. `items`: it says nothing of what another seed would give; `seeds`: of
+what other items would."""
 
 
 @dataclass(frozen=True)

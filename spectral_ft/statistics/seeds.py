@@ -70,6 +70,30 @@ def mean_over_seeds(
     return Estimate(value, low, high, items=items, seeds=seeds, over="seeds and items")
 
 
+def mean_of_seeds(values: ArrayLike, *, items: int, confidence: float = CONFIDENCE) -> Estimate:
+    """The mean over seeds of numbers that have no value for a single item (F1), or whose items are not at hand.
+
+    Student's t over seeds alone: `mean +- t_(k - 1) s / sqrt(k)`.
+
+    Args:
+        values: Shape (seeds,), two or more.
+        items: That each is over.
+        confidence: Of the interval.
+
+    Returns:
+        The estimate, in the unit of the values.
+
+    Raises:
+        DataError: If there is one seed only, or a value is NaN or infinite.
+    """
+    each = finite(values, sides=1)
+    if len(each) < 2:
+        raise DataError("one seed has no spread over seeds: give the items, or more seeds.")
+    half = float(student.ppf((1 + confidence) / 2, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)))
+    value = float(each.mean())
+    return Estimate(value, value - half, value + half, items=items, seeds=len(each), over="seeds")
+
+
 def difference_over_seeds(
     first: ArrayLike,
     other: ArrayLike,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
@@ -12,7 +12,7 @@ from spectral_ft.errors import DataError
 from spectral_ft.statistics.crossed import crossed_error
 from spectral_ft.statistics.hierarchical import hierarchical_bootstrap
 from spectral_ft.statistics.paired import paired_difference
-from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
+from spectral_ft.statistics.seeds import difference_over_seeds, mean_of_seeds, mean_over_seeds
 
 ITEMS = 200
 
@@ -168,3 +168,13 @@ def test_the_interval_of_a_difference_covers(seeds):
 def test_sides_that_do_not_fit_are_refused(one, two, same_seeds, message):
     with pytest.raises(DataError, match=message):
         difference_over_seeds(one, two, same_seeds=same_seeds)
+
+
+def test_the_mean_of_numbers_without_items_has_students_interval_over_seeds():
+    values = np.array([0.61, 0.58, 0.66, 0.64])
+    found = mean_of_seeds(values, items=300)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high)) and found.value == pytest.approx(values.mean())
+    assert (found.seeds, found.items, found.over) == (4, 300, "seeds")
+    with pytest.raises(DataError, match="one seed has no spread over seeds"):
+        mean_of_seeds(values[:1], items=300)
