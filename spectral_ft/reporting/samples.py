@@ -59,12 +59,15 @@ def samples_file(folder: Path, task: str) -> Path:
     return folder / "samples" / f"{task}.jsonl"
 
 
-def item_values(folder: Path, score: BenchmarkScore) -> ItemValues | str:
+def item_values(
+    folder: Path, score: BenchmarkScore, *, every: Sequence[dict[str, Any]] | None = None
+) -> ItemValues | str:
     """The items of a score.
 
     Args:
         folder: Of the run.
         score: One of its scores.
+        every: What the samples file of its task has, where that was read already.
 
     Returns:
         Its values by item; or why it has none: a sentence.
@@ -74,7 +77,7 @@ def item_values(folder: Path, score: BenchmarkScore) -> ItemValues | str:
             scored.
     """
     path = samples_file(folder, score.task)
-    rows = [row for row in sample_rows(path) if row["stage"] == score.stage]
+    rows = [row for row in (sample_rows(path) if every is None else every) if row["stage"] == score.stage]
     found = [(row["id"], row["prompt_hash"], value) for row in rows if (value := _value(row, score)) is not None]
     if not found:
         return f"{name(score)} has no value for a single item in {path}."

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from spectral_ft.reporting.mixing import mixed
 from spectral_ft.reporting.page.arms import Arm
 from spectral_ft.reporting.page.texts import NONE, time_text
 from spectral_ft.reporting.page.views import Section, Table
@@ -60,6 +61,7 @@ def overview_section(arms: Sequence[Arm], sweep: SweepPlan | None) -> Section:
         title="Runs",
         lead=f"{counts_text(runs, sweep)}.",
         tables=tables,
+        notes=tuple(mixed(runs, mix=True)),
         folded=(Table("all runs that have a folder", columns, every, words=4),) if every else (),
     )
 

@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from spectral_ft.errors import SpectralFTError
+from spectral_ft.errors import DataError
 from spectral_ft.reporting.page.arms import Arm, run_name
 from spectral_ft.reporting.records import RunFolder
-from spectral_ft.reporting.samples import ItemValues, Key, item_table, item_values, stage_scores
+from spectral_ft.reporting.samples import (
+    ItemValues,
+    Key,
+    item_table,
+    item_values,
+    sample_rows,
+    samples_file,
+    stage_scores,
+)
 from spectral_ft.reporting.score_table import ACCURACIES
 from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.statistics.results import Difference
@@ -95,7 +104,7 @@ def scores_of(arms: Sequence[Arm]) -> Scores:
     """Read the scores of finished runs, and their items.
 
     Args:
-        arms: With their runs.
+        arms: With their runs; of two runs of one seed only the first counts.
 
     Returns:
         The scores; a run whose items are damaged still has its value.
@@ -104,11 +113,13 @@ def scores_of(arms: Sequence[Arm]) -> Scores:
     notes: dict[str, None] = {}
     stages: tuple[Stage, ...] = ("base", "tuned")
     for arm in tqdm(arms, desc="scores", unit="arm", leave=False):
+        runs = _each_seed_once(arm, notes)
+        items = {run.folder: _items(run) for run in runs}
         for stage in stages:
-            by_run = [(run, stage_scores(run.result.scores, stage)) for run in arm.finished if run.result]
+            by_run = [(run, stage_scores(run.result.scores, stage)) for run in runs if run.result]
             for key in dict.fromkeys(key for _, scores in by_run for key in scores):
                 having = [(run, scores[key]) for run, scores in by_run if key in scores]
-                score, note = _score(arm, key, stage, having)
+                score, note = _score(arm, key, having, [items[run.folder][stage, key] for run, _ in having])
                 found.append(score)
                 if note:
                     notes[note] = None
@@ -150,30 +161,61 @@ def difference(first: Score, other: Score) -> Difference | None:
     return difference_over_seeds(first.values, values, same_seeds=same)
 
 
+def _each_seed_once(arm: Arm, notes: dict[str, None]) -> list[RunFolder]:
+    # A seed twice would count as two, and intervals would be too narrow.
+    first: dict[int | None, RunFolder] = {}
+    for run in arm.finished:
+        if run.seed in first:
+            notes[f"{first[run.seed].folder} and {run.folder} are both {run_name(run)}: only the first counts."] = None
+        else:
+            first[run.seed] = run
+    return list(first.values())
+
+
+def _items(run: RunFolder) -> dict[tuple[Stage, Key], ItemValues | str]:
+    # The values of each score, or why there are none; each file is read once.
+    found: dict[tuple[Stage, Key], ItemValues | str] = {}
+    rows: dict[str, list[dict[str, Any]] | str] = {}
+    for score in run.result.scores if run.result else ():
+        try:
+            if score.task not in rows:
+                rows[score.task] = sample_rows(samples_file(run.folder, score.task))
+        except DataError as error:
+            rows[score.task] = str(error)
+        every, key = rows[score.task], (score.task, score.metric, score.extractor)
+        try:
+            found[score.stage, key] = every if isinstance(every, str) else item_values(run.folder, score, every=every)
+        except DataError as error:
+            found[score.stage, key] = str(error)
+    return found
+
+
 def _score(
-    arm: Arm, key: Key, stage: Stage, having: Sequence[tuple[RunFolder, BenchmarkScore]]
+    arm: Arm,
+    key: Key,
+    having: Sequence[tuple[RunFolder, BenchmarkScore]],
+    items: Sequence[ItemValues | str],
 ) -> tuple[Score, str | None]:
     runs, scores = tuple(run for run, _ in having), [score for _, score in having]
     value, shares = float(np.mean([score.value for score in scores])), key[1] in ACCURACIES
     table, prompts, note, low, high = None, {}, None, None, None
-    try:
-        items = [item_values(run.folder, score) for run, score in having]
-        if reasons := [each for each in items if isinstance(each, str)]:
-            note = None if not shares else reasons[0]  # that a perplexity is no mean is no news
-        else:
-            of_items = [each for each in items if isinstance(each, ItemValues)]
+    if reasons := [each for each in items if isinstance(each, str)]:
+        note = reasons[0] if shares else None  # that a perplexity is no mean is no news
+    else:
+        of_items = [each for each in items if isinstance(each, ItemValues)]
+        try:
             table, prompts = item_table([run.folder for run in runs], of_items), of_items[0].prompts
             estimate = mean_over_seeds(table)
             value, low, high = estimate.value, estimate.low, estimate.high
-    except SpectralFTError as error:
-        note = f"{run_name(runs[0])}: {error}"
+        except DataError as error:
+            table, note = None, str(error)
     if low is None and shares and len(runs) == 1:
         low, high = wilson_interval(value, scores[0].n)  # of a share its items are not needed
     return (
         Score(
             key=key,
             arm=arm,
-            stage=stage,
+            stage=scores[0].stage,
             value=value,
             low=low,
             high=high,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectral_ft.errors import RunError
+from spectral_ft.reporting.mixing import check_identities
 from spectral_ft.reporting.page.answers import pair_views
 from spectral_ft.reporting.page.arms import Arm, arms_of
 from spectral_ft.reporting.page.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
@@ -50,12 +51,13 @@ def write_page(runs: Sequence[RunFolder], sweep: SweepPlan | None, path: Path) -
         The same path.
 
     Raises:
-        RunError: If there is neither a run nor a job.
+        RunError: If there is neither a run nor a job, or a run is there twice.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if not runs and not (sweep and sweep.jobs):
         raise RunError(f"{path} would be a page of no run: give the folder of a run or of a sweep.")
+    check_identities(runs)
     arms = _in_order(runs, sweep)
     scores = scores_of(arms)
     pairs, skipped = pairs_of(arms, scores)

@@ -1,6 +1,7 @@
 """Run folders with all that a page shows, and a page taken apart by the standard library's parser."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -98,8 +99,13 @@ def moved(ranks):
     return pd.DataFrame(rows)
 
 
+def runs_in(*folders):
+    """Runs whose arm is called by its method alone."""
+    return [replace(run, arm=run.arm.removesuffix("/none")) for run in run_folders(folders)]
+
+
 def arms_in(folder):
-    return arms_of(run_folders([folder]))
+    return arms_of(runs_in(folder))
 
 
 class Page(HTMLParser):
@@ -169,6 +175,6 @@ class Page(HTMLParser):
 
 def page_of(*folders, at: Path) -> tuple[str, Page]:
     """Write the page of some folders and take it apart."""
-    path = write_page(run_folders(folders), planned_jobs(folders), at / "out" / "page.html")
+    path = write_page(runs_in(*folders), planned_jobs(folders), at / "out" / "page.html")
     text = path.read_text(encoding="utf-8")
     return text, Page(text)

@@ -93,6 +93,23 @@ def test_a_score_without_items_says_why(tmp_path):
     assert change(scores, arms[0], KEY) is None
 
 
+def test_a_seed_counts_once(tmp_path):
+    for name in ("a", "b"):
+        write_full(tmp_path / name, "one", RIGHT)
+    arms = arms_in(tmp_path)
+    scores = scores_of(arms)
+    assert scores.of(arms[0], KEY, "tuned").seeds == 1
+    told = f"{tmp_path / 'a'} and {tmp_path / 'b'} are both one, seed 0: only the first counts."
+    assert scores.notes == (told,)
+
+
+def test_runs_of_different_code_are_told(tmp_path):
+    write_full(tmp_path / "a", "one", RIGHT)
+    edit_json(write_full(tmp_path / "b", "two", RIGHT) / "result.json", git_commit="deadbeef")
+    (note,) = overview_section(arms_in(tmp_path), None).notes
+    assert "not of one commit" in note and "c0ffee" in note and "deadbeef" in note
+
+
 def test_runs_are_counted_by_what_became_of_them(tmp_path):
     write_full(tmp_path / "a", "one", RIGHT)
     (write_full(tmp_path / "b", "two", RIGHT) / "result.json").write_text("{")

@@ -3,18 +3,24 @@
 import base64
 import hashlib
 import re
+import shutil
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from spectral_ft import report
 from spectral_ft.errors import RunError
-from spectral_ft.reporting.page.writing import write_page
+from spectral_ft.reporting.page import write_page
+from spectral_ft.reporting.records import run_folders
 from spectral_ft.reporting.sweep_plan import SweepPlan
 from spectral_ft.statistics.seeds import mean_over_seeds
 from spectral_ft.storage import write_json
-from tests.reporting.page.folders import TRAIN, page_of, write_full
+from tests.conftest import call_entry
+from tests.reporting.page.folders import TRAIN, Page, page_of, write_full
 from tests.reporting.runs import write_sweep
 
 NASTY = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> & \"'"
@@ -203,3 +209,26 @@ def test_twenty_runs_of_many_tasks_stay_small(tmp_path):
 def test_a_page_of_nothing_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"page\.html would be a page of no run: give the folder"):
         write_page([], SweepPlan(experiment=None, jobs=()), tmp_path / "page.html")
+
+
+def test_a_run_that_is_there_twice_is_refused(tmp_path):
+    run = write_full(tmp_path / "one", "alone", RIGHT)
+    shutil.copytree(run, tmp_path / "two")
+    with pytest.raises(RunError, match=r"one and .*two are the same run, alone0: give one of them"):
+        page_of(tmp_path, at=tmp_path)
+
+
+def test_the_report_command_writes_the_page(tmp_path, capsys):
+    run = write_full(tmp_path / "run", "alone", RIGHT)
+    assert call_entry(report.main, str(run)) == 0
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert str(run / "report.html") in capsys.readouterr().out and page.texts("h1")[0].startswith("Run alone0: alone")
+
+
+def test_records_without_folders_have_a_page(tmp_path):
+    # as those that W&B has
+    write_full(tmp_path / "run", "alone", RIGHT)
+    (run,) = run_folders([tmp_path / "run"])
+    path = write_page([replace(run, folder=Path("wandb:team/project/alone0"))], None, tmp_path / "page.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.table("aqua: exact_match (strict)")[1][2] == "75.0 % [30.1, 95.4]" and page.wrong == []
