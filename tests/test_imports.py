@@ -48,6 +48,7 @@ ONLY = {
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
     "datasketch": {"data"},
+    "jinja2": {"reporting"},
 }
 
 

@@ -59,12 +59,15 @@ def samples_file(folder: Path, task: str) -> Path:
     return folder / "samples" / f"{task}.jsonl"
 
 
-def item_values(folder: Path, score: BenchmarkScore) -> ItemValues | str:
+def item_values(
+    folder: Path, score: BenchmarkScore, *, every: Sequence[dict[str, Any]] | None = None
+) -> ItemValues | str:
     """The items of a score.
 
     Args:
         folder: Of the run.
         score: One of its scores.
+        every: What the samples file of its task has, where that was read already.
 
     Returns:
         Its values by item; or why it has none: a sentence.
@@ -74,7 +77,7 @@ def item_values(folder: Path, score: BenchmarkScore) -> ItemValues | str:
             scored.
     """
     path = samples_file(folder, score.task)
-    rows = [row for row in _rows(path) if row["stage"] == score.stage]
+    rows = [row for row in (sample_rows(path) if every is None else every) if row["stage"] == score.stage]
     found = [(row["id"], row["prompt_hash"], value) for row in rows if (value := _value(row, score)) is not None]
     if not found:
         return f"{name(score)} has no value for a single item in {path}."
@@ -121,6 +124,31 @@ def item_table(folders: Sequence[Path], items: Sequence[ItemValues]) -> np.ndarr
     return np.array([[values[item] for item in one.prompts] for values in by_item])
 
 
+def sample_rows(path: Path) -> list[dict[str, Any]]:
+    """What a samples file has: one row an item, stage and rule.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: without its items a score cannot be compared.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged or was edited: {error}. Score the run again.") from error
+    needed = {"stage", "id", "prompt_hash", "extractor", "metrics"}
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or needed - set(row):
+            raise DataError(f"{path}, line {number} is no sample of an item: score the run again.")
+    return rows
+
+
 def name(score: BenchmarkScore) -> str:
     """What a score is called in a sentence.
 
@@ -148,17 +176,3 @@ def stage_scores(scores: tuple[BenchmarkScore, ...], stage: Stage) -> dict[Key, 
 
 def _value(row: dict[str, Any], score: BenchmarkScore) -> float | None:
     return row["metrics"].get(score.metric) if row["extractor"] == score.extractor else None
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: without its items a score cannot be compared.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged or was edited: {error}. Score the run again.") from error
-    needed = {"stage", "id", "prompt_hash", "extractor", "metrics"}
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or needed - set(row):
-            raise DataError(f"{path}, line {number} is no sample of an item: score the run again.")
-    return rows
