@@ -46,8 +46,8 @@ could be told, the spread of processes: five rounds of one such row gave 0.94, 0
 round alone cannot tell 1.02 from 1, nor 0.73 from 0.75. Without checkpointing autograd stops at the lowest adapter on
 both sides. What is gained everywhere is the loss: a frozen head's logits are not kept (`training.fused_loss`), 24 of
 the 32.7 MiB of SmolLM2-135M. On the embedded model, whose vocabulary (166) is smaller than its hidden size (192),
-nothing is gained by that, and what lies above its four blocks is a third of what is saved. Where the two ends of a
-ratio's range are equal there was one round.
+nothing could be gained by that, and it is left out; what lies above its four blocks is a third of what is saved. Where
+the two ends of a ratio's range are equal there was one round.
 """
 
 
