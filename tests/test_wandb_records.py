@@ -12,7 +12,7 @@ import wandb
 from spectral_ft.errors import ConfigError, RunError
 from spectral_ft.reporting.run_files import mirrored_run, read_run
 from spectral_ft.wandb_records import KEY, read_project, summary_of
-from tests.conftest import REPOSITORY
+from tests.conftest import QUICK, REPOSITORY
 from tests.reporting.runs import write_record
 
 
@@ -51,6 +51,27 @@ def test_a_record_comes_back_as_it_was(result):
     assert files.status == "finished" and files.result == result and files.config == result.config
     read_project("team/project", api=api)
     assert api.asked == ("team/project", None)
+
+
+class Recorder:
+    """A tracker that keeps what a run ends with."""
+
+    def __init__(self):
+        self.summary = {}
+
+    def summarise(self, values):
+        self.summary |= values
+
+    def __getattr__(self, name):
+        return lambda *given, **named: None
+
+
+def test_a_run_leaves_its_record_with_its_tracker(command, tmp_path, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr("spectral_ft.tracking.Tracking.open", lambda *given, **named: recorder)
+    done = command(*QUICK, "benchmark=none", f"hydra.run.dir={tmp_path / 'run'}")
+    result = read_run(tmp_path / "run").result
+    assert done.code == 0 and result is not None and recorder.summary[KEY] == summary_of(result)[KEY]
 
 
 @pytest.mark.parametrize(

@@ -155,12 +155,17 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
     # Folders from the top, and whether each is a run's, below which nothing is looked for.
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist or is no folder.")
-    for place, below, _ in os.walk(folder, followlinks=True):
-        below.sort()
-        runs = is_run(Path(place))
-        if runs:
+    seen: set[Path] = set()
+    for name, below, _ in os.walk(folder, followlinks=True):
+        place = Path(name)
+        if (real := place.resolve()) in seen:  # a link, which may lead back to where it lies
             below.clear()
-        yield Path(place), runs
+            continue
+        seen.add(real)
+        below.sort()
+        if runs := is_run(place):
+            below.clear()
+        yield place, runs
 
 
 def _unnamed(one: Found, named: Mapping[str, str]) -> str:

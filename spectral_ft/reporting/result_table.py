@@ -207,7 +207,7 @@ def _reason(status: str, seed: int | None, why: str | None) -> str:
 def _said_of(found: Mapping[Place, Measured], published: Mapping[Place, PublishedScore]) -> list[str]:
     notes = []
     if any(one.estimate and one.estimate.over == "items" for one in found.values()):
-        notes.append("one seed an arm: intervals are over items alone, and say nothing of other trainings.")
+        notes.append("intervals of arms with one seed are over items alone, and say nothing of other trainings.")
     for source in dict.fromkeys(score.source for score in published.values()):
         arms = dict.fromkeys(score.arm for score in published.values() if score.source == source)
         notes.append(f"published, {', '.join(arms)}: {source}; one run each.")

@@ -104,6 +104,6 @@ def latex_text(text: str) -> str:
         text: One line.
 
     Returns:
-        With every character escaped that means something to LaTeX.
+        With every character escaped that means something to LaTeX, at the beginning of a row too.
     """
-    return text.translate(LATEX)
+    return ("{}" if text.startswith(("[", "*")) else "") + text.translate(LATEX)

@@ -63,6 +63,7 @@ def test_the_folders_of_a_run_are_not_searched_and_no_run_is_there_twice(tmp_pat
     write_record(tmp_path / "sweep" / "a", run_id="a")
     write_record(tmp_path / "sweep" / "a" / "export" / "b", run_id="b")
     (tmp_path / "link").symlink_to(tmp_path / "sweep" / "a")
+    (tmp_path / "sweep" / "back").symlink_to(tmp_path)
     found = run_folders([tmp_path, tmp_path / "sweep", tmp_path / "sweep" / "a"])
     assert [run.run_id for run in found] == ["a"]
 

@@ -59,7 +59,7 @@ def test_means_intervals_and_costs_are_those_of_the_answers(tmp_path):
         assert np.array_equal(one.values, answers)
     row = found.rows[0]
     assert (row.trainable_percent, row.peak_memory_bytes, row.seconds) == (1.5, 2**30, 100.0)
-    assert (row.finished, row.planned, row.reasons) == (2, 2, ())
+    assert (row.finished, row.planned, row.reasons) == (2, 2, ()) and found.notes == ()
 
 
 def test_the_best_stands_only_where_its_lead_does(tmp_path):
@@ -138,6 +138,7 @@ def test_failed_cut_and_missing_runs_are_told_with_their_reasons(tmp_path):
     assert rows["weak"].reasons == ("failed, seed 0: no memory left", "missing, seed 1.")
     assert rows["middle"].reasons[0].startswith("cut, seed 1: ") and rows["middle"].planned == 2
     assert found.measured["middle", "aqua"].seeds == (0,)
+    assert any(note.startswith("intervals of arms with one seed are over items alone") for note in found.notes)
     frame = found.frame().set_index("arm")
     assert math.isnan(frame.loc["weak", "mean"]) and "no memory left" in frame.loc["weak", "reasons"]
     with pytest.raises(ConfigError, match="--baseline weak has no finished run"):
