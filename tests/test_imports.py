@@ -123,7 +123,7 @@ def test_importing_the_package_costs_nothing() -> None:
     [
         ["analyze", "compose", "stages.spectrum"],
         ["plan", "export", "stages.reading", "stages.allocation"],
-        ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress"],
+        ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress", "reporting.page"],
     ],
     ids=["spectra", "plans", "records"],
 )

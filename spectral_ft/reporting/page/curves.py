@@ -1,6 +1,7 @@
 """Training curves: what `train.jsonl` has over steps, every seed a line."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ def curves_section(arms: Sequence[Arm]) -> Section:
             continue
         rows, cut = _rows(path.read_text(encoding="utf-8", errors="replace"))
         logs.append(Log(one, run, rows))
+        for name, label in QUANTITIES.items():
+            if wild := [row["step"] for row in rows if not math.isfinite(row.get(name, 0.0))]:
+                notes.append(
+                    f"{run_name(run)}: {label} is NaN or infinite in {len(wild)} rows, first at step {wild[0]:g}."
+                )
         if cut:
             notes.append(f"{run_name(run)}: {cut} lines of its train.jsonl are damaged and left out.")
     charts = tuple(chart for name, label in QUANTITIES.items() if (chart := _chart(name, label, logs)))
@@ -86,14 +92,17 @@ def _rows(text: str) -> tuple[Rows, int]:
     for line in filter(None, text.splitlines()):
         try:
             row = json.loads(line)
-            rows.append({"step": float(row["step"]), **row})
+            found = {name: float(row[name]) for name in QUANTITIES if row.get(name) is not None}
+            rows.append({"step": float(row["step"]), **found})
         except (ValueError, KeyError, TypeError):
             cut += 1
     return rows, cut
 
 
 def _chart(name: str, label: str, logs: Sequence[Log]) -> Chart | None:
-    curves = [(log, [(row["step"], row[name]) for row in log.rows if row.get(name) is not None]) for log in logs]
+    curves = [
+        (log, [(row["step"], row[name]) for row in log.rows if math.isfinite(row.get(name, math.nan))]) for log in logs
+    ]
     curves = [(log, thinned(sorted(points))) for log, points in curves if points]
     if not curves:
         return None

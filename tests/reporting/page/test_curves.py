@@ -54,6 +54,14 @@ def test_rows_of_other_things_and_cut_lines(tmp_path):
     assert section.notes == ("one, seed 0: 1 lines of its train.jsonl are damaged and left out.",)
 
 
+def test_a_loss_that_is_no_number_is_told(tmp_path):
+    run = write_full(tmp_path / "a", "one", RIGHT)
+    write_jsonl(run / "train.jsonl", [{"step": n, "loss": [1.0, 2.0, float("nan"), float("inf")][n]} for n in range(4)])
+    section = curves_section(arms_in(tmp_path))
+    assert drawn(section.charts[0]) == pytest.approx([1.0, 2.0], abs=0.01)
+    assert section.notes == ("one, seed 0: loss is NaN or infinite in 2 rows, first at step 2.",)
+
+
 def test_long_curves_are_thinned_on_the_page(tmp_path):
     write_full(tmp_path / "a", "one", RIGHT, steps=5000)
     assert curves_section(arms_in(tmp_path)).charts[0].lines[0].path.count("L") < POINTS

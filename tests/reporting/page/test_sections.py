@@ -150,6 +150,17 @@ def test_commands_can_be_pasted_into_a_shell(tmp_path):
     assert "No sweep.json says the commands" in reproduction_section((), None).notes[0]
 
 
+def test_the_whole_sweep_is_one_command():
+    jobs = tuple(PlannedJob(f"{n}", ("experiment=x", "scale=tiny", f"seed={n}")) for n in range(2))
+    section = reproduction_section((), SweepPlan("x", jobs))
+    assert (
+        section.commands[0] == "python -m spectral_ft.run -m experiment=x scale=tiny"
+        and "first command" in section.lead
+    )
+    assert len(section.commands) == 3
+    assert len(reproduction_section((), SweepPlan("x, y", jobs)).commands) == 2  # whose a job is, is not known
+
+
 def test_versions_that_differ_are_told(tmp_path):
     for seed in (0, 1):
         write_full(tmp_path / f"{seed}", "one", RIGHT, seed=seed)
