@@ -44,6 +44,19 @@ QUIET = {
     "WANDB_SILENT": "true",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+KILLED = (
+    "a worker of the sweep was killed, perhaps for want of memory. What was finished is kept: let fewer work at a time "
+    "(docs/sweeps.md) and call the same command again."
+)
+OF_LAUNCHERS = {
+    "TerminatedWorkerError": KILLED,
+    "UncompletedJobError": KILLED,
+    "FailedJobError": KILLED,
+    "WorkerCrashedError": KILLED,
+}
+"""Errors of joblib, submitit and ray, by name, since they may not be installed."""
+NO_TRIAL = "No trials are completed yet"
+"""What Optuna says where none has an objective."""
 GOES_ON = "interrupted; the same command goes on where this one stopped"
 SELDOM = (100_000, 50, 1000)
 """The collector's thresholds: with Python's own (700, 10, 10) a tenth of a short command is spent on looking
@@ -85,7 +98,7 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
             if not sweeping and isinstance(error, SpectralFTError):
                 _fail(str(error))
             if not sweeping or not recorded:
-                raise  # a sweep of the other entries stops; Hydra tells the overrides of the failing job
+                raise  # in sweeps of the other entries Hydra tells the overrides of the first failing job
             return failed_job(config, error, _sentence(error, overrides) or _unexplained(error))
         finally:
             folder = Path(HydraConfig.get().runtime.output_dir)  # Hydra makes it before anything is checked
@@ -139,6 +152,10 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
     while error is not None:
         if isinstance(error, SpectralFTError):
             return str(error)
+        if type(error).__name__ in OF_LAUNCHERS:
+            return OF_LAUNCHERS[type(error).__name__]
+        if str(error).startswith(NO_TRIAL):
+            return "every trial of the search failed, so that none is the best: the lines above say why."
         if getattr(error, "errno", None) == errno.ENOSPC or any(mark in str(error) for mark in FULL_DISK):
             return (
                 f"the disk is full ({error}). What was finished is kept: free some space and call the same "

@@ -19,7 +19,7 @@ from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
 from spectral_ft.methods.none import Nothing
 from spectral_ft.processes import first_process_first, is_first, meet, part
-from spectral_ft.run_folder import FINISHED, claimed, finished_run, mark_started
+from spectral_ft.run_folder import FAILURE, FINISHED, claimed, finished_run, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
@@ -58,6 +58,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
         tasks = source_tasks(experiment)
         with first_process_first():
             mark_started(folder, experiment.run_id, experiment.config)
+            (folder / FAILURE).unlink(missing_ok=True)
             log.info("run %s in %s", experiment.run_id, folder)
             fetch_from_hub(experiment, tasks, folder)
             overlap = None if isinstance(experiment.method, Nothing) else training_overlap(experiment, folder)

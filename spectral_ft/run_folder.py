@@ -73,7 +73,6 @@ def mark_started(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
     """
     if not (folder / STARTED).exists():
         write_json(folder / STARTED, {"run_id": run_id, "format": RECORD_FORMAT, "config": dict(config)})
-    (folder / FAILURE).unlink(missing_ok=True)
 
 
 def note_failure(folder: Path, run_id: str, *, sentence: str, kind: str, overrides: Sequence[str]) -> None:

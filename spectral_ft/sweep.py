@@ -83,7 +83,8 @@ def planned_jobs(config: DictConfig) -> list[dict[str, Any]]:
         config: Of the sweep, as Hydra composed it.
 
     Returns:
-        A job each: `run_id`, `overrides`, `arm`, `seed`; none where the sweeper is a search.
+        A job each: `run_id`, `overrides`, `arm` (None where none is chosen) and `seed`; none where the sweeper is a
+        search.
     """
     if not str(config.hydra.sweeper._target_).endswith(BasicSweeper.__name__):
         return []
@@ -168,8 +169,7 @@ def failures(folder: Path) -> list[str]:
     if not missing:
         return []
     rows = [
-        f"  {job['arm']}, seed {job['seed']} ({job['run_id']}): {noted.get(job['run_id']) or unknown}"
-        for job in missing
+        f"  {job['run_id']} ({' '.join(job['overrides'])}): {noted.get(job['run_id']) or unknown}" for job in missing
     ]
     return [
         f"error: {len(missing)} of {len(jobs)} jobs failed; the same command repeats these alone.",
@@ -178,9 +178,8 @@ def failures(folder: Path) -> list[str]:
 
 
 def _job(hydra: Any, config: DictConfig) -> dict[str, Any]:
-    choices = hydra.runtime.choices
-    arm = choices.get("arm") or f"{choices.get('method')}/{choices.get('rank_policy')}"
-    return {"run_id": run_id(plain(config)), "overrides": list(hydra.overrides.task), "arm": arm, "seed": config.seed}
+    overrides, arm = list(hydra.overrides.task), hydra.runtime.choices.get("arm")
+    return {"run_id": run_id(plain(config)), "overrides": overrides, "arm": arm, "seed": config.seed}
 
 
 def _read(path: Path) -> dict[str, Any]:
