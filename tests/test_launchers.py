@@ -1,4 +1,4 @@
-"""Sweeps by every launcher, and killed ones; oracle: the basic launcher in one go, record by record. Slow.
+"""Sweeps by every launcher, and killed ones; oracle: the basic launcher in one go, record by record. Slow."""
 
 import json
 import os
