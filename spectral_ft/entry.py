@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from spectral_ft.compose import register
 from spectral_ft.configuration import CONF
@@ -28,6 +29,7 @@ from spectral_ft.errors import Interrupted, SpectralFTError
 from spectral_ft.option_faults import explain
 from spectral_ft.option_help import help_text
 from spectral_ft.processes import is_first
+from spectral_ft.sweep import failed_job, note_job
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,32 +44,41 @@ QUIET = {
     "WANDB_SILENT": "true",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+KILLED = (
+    "a worker of the sweep was killed, perhaps for want of memory. What was finished is kept: let fewer work at a time "
+    "(docs/sweeps.md) and call the same command again."
+)
+OF_LAUNCHERS = {
+    "TerminatedWorkerError": KILLED,
+    "UncompletedJobError": KILLED,
+    "FailedJobError": KILLED,
+    "WorkerCrashedError": KILLED,
+}
+"""Errors of joblib, submitit and ray, by name, since they may not be installed."""
+NO_TRIAL = "No trials are completed yet"
+"""What Optuna says where none has an objective."""
 GOES_ON = "interrupted; the same command goes on where this one stopped"
 SELDOM = (100_000, 50, 1000)
 """The collector's thresholds: with Python's own (700, 10, 10) a tenth of a short command is spent on looking
 through the millions of objects that importing torch and transformers makes and keeps."""
 
 
-def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
+def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool = False) -> None:
     """Compose the configuration from the command line and run the job; ends the process on errors.
 
     Args:
         job: What the entry does with a configuration.
         name: Of the entry.
+        recorded: Whether each job leaves a record, so that a sweep can go on past one that fails and say what it lacks.
     """
-    gc.set_threshold(*SELDOM)
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
-    if not is_first():
-        os.environ["TQDM_DISABLE"] = "1"
+    _prepare_process()
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
         print(help_text())
         return
     register()
+    OmegaConf.register_new_resolver("recorded", lambda: recorded, replace=True)
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft|torch)")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
     wants_traceback = os.environ.get(FULL) == "1"
     os.environ[FULL] = "1"  # Hydra would swallow the exception that is explained below
     sys.argv[0] = name
@@ -75,15 +86,20 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
     def guarded(config: "DictConfig") -> Any:
         if not is_first():
             logging.getLogger("spectral_ft").setLevel(logging.WARNING)  # the first process tells for all
+        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            if sweeping and recorded and is_first():
+                note_job(config)
             return job(config)
-        except SpectralFTError as error:
-            if HydraConfig.get().mode == RunMode.RUN:
-                _fail(str(error))  # a sweep goes through Hydra, which tells the overrides of the failing job
-            raise
         except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
+        except Exception as error:
+            if not sweeping and isinstance(error, SpectralFTError):
+                _fail(str(error))
+            if not sweeping or not recorded:
+                raise  # in sweeps of the other entries Hydra tells the overrides of the first failing job
+            return failed_job(config, error, _sentence(error, overrides) or _unexplained(error))
         finally:
             folder = Path(HydraConfig.get().runtime.output_dir)  # Hydra makes it before anything is checked
             if folder.is_dir() and not any(folder.iterdir()):
@@ -105,6 +121,21 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str) -> None:
         _fail(sentence)
 
 
+def _prepare_process() -> None:
+    gc.set_threshold(*SELDOM)
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    if not is_first():
+        os.environ["TQDM_DISABLE"] = "1"
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _unexplained(error: Exception) -> str:
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     # As Ctrl-C does it, so that files in the making are removed and locks are freed.
     del frame
@@ -121,6 +152,10 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
     while error is not None:
         if isinstance(error, SpectralFTError):
             return str(error)
+        if type(error).__name__ in OF_LAUNCHERS:
+            return OF_LAUNCHERS[type(error).__name__]
+        if str(error).startswith(NO_TRIAL):
+            return "every trial of the search failed, so that none is the best: the lines above say why."
         if getattr(error, "errno", None) == errno.ENOSPC or any(mark in str(error) for mark in FULL_DISK):
             return (
                 f"the disk is full ({error}). What was finished is kept: free some space and call the same "

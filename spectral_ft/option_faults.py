@@ -14,6 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from spectral_ft.configuration import CONF
 from spectral_ft.schema import GROUPS, SHORTCUTS
 
+PACKAGES = {
+    "hydra/launcher/joblib": "sweeps",
+    "hydra/launcher/submitit_local": "sweeps",
+    "hydra/launcher/submitit_slurm": "sweeps",
+    "hydra/sweeper/optuna": "sweeps",
+    "hydra/launcher/ray": "ray",
+}
+"""Choices that come with packages of their own, to the extra of pyproject.toml that brings them."""
+
 
 def nearest(word: str, known: list[str]) -> str:
     """The names that a misspelt word may mean.
@@ -75,6 +84,8 @@ def explain(error: Exception, overrides: list[str]) -> str | None:
 
 def _unknown_choice(file: str, options: Sequence[str]) -> str:
     group, _, choice = file.rpartition("/")
+    if extra := PACKAGES.get(file):
+        return f"{group}={choice} comes with a package that is not installed: pip install 'spectral_ft[{extra}]'."
     known = [option for option in options if not option.startswith("_")]
     return f"{group}={choice} does not exist.{nearest(choice, known)} There is {', '.join(known)}."
 

@@ -19,7 +19,7 @@ from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.machine import describe_machine, git_commit, package_versions
 from spectral_ft.methods.none import Nothing
 from spectral_ft.processes import first_process_first, is_first, meet, part
-from spectral_ft.run_folder import claimed, mark_started
+from spectral_ft.run_folder import FAILURE, FINISHED, claimed, finished_run, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
@@ -28,7 +28,7 @@ from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.stages.overlap import training_overlap
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import write_json
 from spectral_ft.tracking import Silent
 from spectral_ft.types import AllocationPlan, BenchmarkScore, Overlap, RunResult, TrainOutcome
 from spectral_ft.wandb_records import summary_of
@@ -50,17 +50,16 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
         RunError: If the folder is in use, or holds another run.
     """
     began = time.perf_counter()
-    finished = folder / "result.json"
     meet()
     with claimed(folder, experiment.run_id) if is_first() else nullcontext():
-        if finished.exists():
-            log.info("run %s is done already: nothing to do (remove %s to repeat it)", experiment.run_id, folder)
-            return read_json(finished, RunResult)
+        if done := finished_run(folder, experiment.run_id):
+            return done
         checkpoint = experiment.model.locate()
         check_data(experiment, checkpoint)
         tasks = source_tasks(experiment)
         with first_process_first():
             mark_started(folder, experiment.run_id, experiment.config)
+            (folder / FAILURE).unlink(missing_ok=True)
             log.info("run %s in %s", experiment.run_id, folder)
             fetch_from_hub(experiment, tasks, folder)
             overlap = None if isinstance(experiment.method, Nothing) else training_overlap(experiment, folder)
@@ -88,7 +87,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             tracker.summarise(summary_of(result))
         finally:
             tracker.close()
-        write_json(finished, result)
+        write_json(folder / FINISHED, result)
         return result
 
 

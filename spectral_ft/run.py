@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from spectral_ft.entry import hydra_entry
 
@@ -25,14 +26,21 @@ def job(config: "DictConfig") -> float | None:
     """
     from spectral_ft.compose import build_experiment
     from spectral_ft.errors import ConfigError
-    from spectral_ft.pipeline import run
     from spectral_ft.reporting.closing_table import closing_table, objective
+    from spectral_ft.run_folder import finished_run
 
     for option in ("adapter", "rescore"):
         if config[option] is not None:
             raise ConfigError(f"{option}={config[option]} is for `evaluate`: a run trains an adapter of its own.")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    result = run(build_experiment(config), folder)
+    experiment = build_experiment(config)
+    result = finished_run(folder, experiment.run_id)
+    if result is None:
+        from spectral_ft.pipeline import run  # with torch: not for a run that is done
+
+        result = run(experiment, folder)
+    elif HydraConfig.get().mode == RunMode.MULTIRUN:
+        return objective(result)  # its table was printed when it ended
     if result is None:
         return None
     print(closing_table(result, folder))
@@ -41,7 +49,7 @@ def job(config: "DictConfig") -> float | None:
 
 def main() -> None:
     """The command."""
-    hydra_entry(job, name="run")
+    hydra_entry(job, name="run", recorded=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The folder of a run: held by one process, by one run, and not left behind empty."""
 
 import fcntl
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,21 @@ import filelock
 from spectral_ft.errors import RunError
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.storage import read_json, write_json
+from spectral_ft.types import RunResult
+
+log = logging.getLogger(__name__)
 
 STARTED = "run.json"
 """Says whose folder this is, from the moment the first stage begins."""
 LOCK = ".lock"
 PATIENCE = 0.5
 """Seconds for which a claim waits: whoever asks `is_held` holds the lock for a moment."""
+
+FINISHED = "result.json"
+"""The record, from the moment the last stage ended."""
+
+FAILURE = "failure.json"
+"""Why a job of a sweep left no record, until the same run begins again."""
 
 
 @contextmanager
@@ -89,3 +100,35 @@ def mark_started(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
     """
     if not (folder / STARTED).exists():
         write_json(folder / STARTED, {"run_id": run_id, "format": RECORD_FORMAT, "config": dict(config)})
+
+
+def note_failure(folder: Path, run_id: str, *, sentence: str, kind: str, overrides: Sequence[str]) -> None:
+    """Write down why a run failed, unless the folder is another's.
+
+    Args:
+        folder: Of the run.
+        run_id: Of the run.
+        sentence: What a user is told.
+        kind: Class of the error.
+        overrides: What the job was called with.
+    """
+    with claimed(folder, run_id):
+        said = {"run_id": run_id, "error": sentence, "type": kind, "overrides": list(overrides), "time": time.time()}
+        write_json(folder / FAILURE, said)
+
+
+def finished_run(folder: Path, run_id: str) -> RunResult | None:
+    """The record of a run that is done; reading it takes no lock and loads nothing heavy.
+
+    Args:
+        folder: Of the run.
+        run_id: Of the run.
+
+    Returns:
+        The record, or None where there is none, or that of another run.
+    """
+    finished = folder / FINISHED
+    if not finished.exists() or (result := read_json(finished, RunResult)).run_id != run_id:
+        return None
+    log.info("run %s is done already: nothing to do (remove %s to repeat it)", run_id, folder)
+    return result

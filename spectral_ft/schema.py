@@ -26,9 +26,9 @@ GROUPS = (
     "analysis",
     "planning",
 )
-"""Groups whose choice is a component; `arm` and `experiment` only set others."""
+"""Groups whose choice is a component; `arm`, `experiment` and `scale` only set others."""
 
-SHORTCUTS = ("arm", "experiment")
+SHORTCUTS = ("arm", "experiment", "scale")
 """Groups whose choice sets options of the others."""
 
 

@@ -35,7 +35,8 @@ LEVELS = [
     {"stages", "composition"},
     {"pipeline", "option_faults", "option_help"},
     {"compose"},
-    {"entry", "api"},
+    {"sweep", "api"},
+    {"entry"},
     {"run", "analyze", "plan", "evaluate", "export", "report"},
     {"cli"},
 ]
@@ -44,7 +45,7 @@ ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
     "wandb": {"tracking", "wandb_records"},
-    "hydra": {"compose", "option_faults", "entry", "run", "analyze", "plan", "evaluate"},
+    "hydra": {"compose", "option_faults", "sweep", "entry", "run", "analyze", "plan", "evaluate"},
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
     "datasketch": {"data"},
@@ -122,10 +123,11 @@ def test_importing_the_package_costs_nothing() -> None:
     "modules",
     [
         ["analyze", "compose", "stages.spectrum"],
+        ["run", "sweep", "run_folder", "reporting.closing_table"],
         ["plan", "export", "stages.reading", "stages.allocation"],
         ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress", "reporting.page"],
     ],
-    ids=["spectra", "plans", "records"],
+    ids=["spectra", "done", "plans", "records"],
 )
 def test_what_needs_no_model_starts_without_torch(modules: list[str]) -> None:
     statement = "; ".join(f"import spectral_ft.{module}" for module in modules)

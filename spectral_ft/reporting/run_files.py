@@ -9,14 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from spectral_ft.errors import RunError
 from spectral_ft.identity import RECORD_FORMAT
-from spectral_ft.run_folder import LOCK, STARTED, is_held
+from spectral_ft.run_folder import FAILURE, FINISHED, LOCK, STARTED, is_held
 from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult
 
 Status = Literal["finished", "running", "failed", "cut", "damaged"]
-RECORD = "result.json"
-FAILURE = "failure.json"
-"""What ended a job of a sweep: run_id, error (its sentence), type, overrides, time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ def is_run(folder: Path) -> bool:
     Returns:
         True if one of the files of a run is there, or a process is about to write them.
     """
-    return any((folder / name).is_file() for name in (RECORD, STARTED, FAILURE)) or is_held(folder)
+    return any((folder / name).is_file() for name in (FINISHED, STARTED, FAILURE)) or is_held(folder)
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -60,7 +57,7 @@ def read_run(folder: Path) -> RunFiles:
     try:
         if (folder / STARTED).is_file():
             started = read_json(folder / STARTED, dict)
-        if (folder / RECORD).is_file():
+        if (folder / FINISHED).is_file():
             return _finished(folder)
         if (folder / FAILURE).is_file():
             failure = read_json(folder / FAILURE, dict)
@@ -119,7 +116,7 @@ def last_change(folder: Path) -> float:
 
 
 def _finished(folder: Path) -> RunFiles:
-    path = folder / RECORD
+    path = folder / FINISHED
     raw = read_json(path, dict)
     try:
         result = read_json(path, RunResult)
