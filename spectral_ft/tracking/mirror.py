@@ -1,10 +1,11 @@
 """The process that talks to W&B: `python -m spectral_ft.tracking.mirror`, started by `wandb_run.py`.
 
 Standard input has JSON lines: the head, then what the run tells. Standard output has sentences, each after `info` or
-`warning`. The end of the input is the end of the run, or the death of its process, of which W&B is told too.
+`warning`. After the last message comes `null`; where the input ends without it, the run's process has died.
 """
 
 import json
+import os
 import queue
 import sys
 import threading
@@ -127,14 +128,17 @@ class Mirror:
 
 
 def say(level: str, sentence: str) -> None:
-    """Tell the run's process a sentence, without the key.
+    """Tell the run's process a sentence, without the key; nothing where that process has died.
 
     Args:
         level: `info` or `warning`.
         sentence: On one line.
     """
     key = key_of_user()
-    print(level, sentence.replace(key, "KEY") if key else sentence, flush=True)
+    try:
+        print(level, sentence.replace(key, "KEY") if key else sentence, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _brief(error: BaseException) -> str:
@@ -142,7 +146,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _messages(lines: IO[str]) -> Iterable[dict[str, Any]]:
-    # Read ahead by a thread: while W&B takes its time, the pipe stays empty.
+    # Up to `null` or the end. Read ahead by a thread: while W&B takes its time, the pipe stays empty.
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -152,7 +156,10 @@ def _messages(lines: IO[str]) -> Iterable[dict[str, Any]]:
 
     threading.Thread(target=read, daemon=True).start()
     for line in iter(waiting.get, None):
-        yield json.loads(line)
+        message = json.loads(line)
+        if message is None:
+            return
+        yield message
 
 
 def main() -> None:

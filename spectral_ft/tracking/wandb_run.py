@@ -120,6 +120,7 @@ class WandbRun:
                 for message in iter(self._messages.get, None):
                     pipe.write(json.dumps(message, default=str) + "\n")
                     pipe.flush()
+                pipe.write("null\n")  # the pipe's end alone may never come: forks of this process hold it open
         except OSError:
             return  # it has ended, and said why
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from .servers import ANSWERS, KEY, accepting, serving
 
 ROW = {"name": "m", "rank": 4, "group": None}
 PATIENCE = 20.0
-WANDB = Path(sys.executable).parent / "wandb"
+WANDB = [sys.executable, "-m", "wandb"]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +123,7 @@ def test_offline_runs_of_one_run_are_sent_later_by_the_documented_command(nobody
     assert len(set(folders)) == 2 and all(Path(folder).is_relative_to(nobody) for folder in folders)
     with serving() as server:
         environment = {**os.environ, "WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY}
-        subprocess.run([WANDB, "sync", *folders], env=environment, check=True, timeout=100, capture_output=True)
+        subprocess.run([*WANDB, "sync", *folders], env=environment, check=True, timeout=100, capture_output=True)
         whole(server)
         assert {bucket["name"] for bucket in server.buckets} == {"r"}
 
@@ -165,6 +166,37 @@ def test_a_server_that_falls_silent_in_the_middle_costs_no_more_than_the_patienc
         worked, closed = work(tracker, somebody)
     assert worked < 1 and closed < 2 + 10
     assert "sends the rest" in told.text or "was stopped" in told.text
+
+
+def test_a_fork_that_holds_the_pipe_open_keeps_nobody_waiting(nobody, told):
+    tracker = opened(nobody, mode="offline")
+    fork = os.fork()
+    if not fork:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        _, closed = work(tracker, nobody)
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+    assert closed < PATIENCE and "keeps this run offline" in told.text
+
+
+def test_a_run_that_was_killed_is_sent_as_failed_by_its_orphan(somebody, monkeypatch):
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        code = (
+            "import os, sys; from pathlib import Path; from spectral_ft.tracking import Tracking\n"
+            "options = dict(mode='auto', project='p', entity=None, group=None)\n"
+            "tracker = Tracking(**options).open(run_id='r', config={}, folder=Path(sys.argv[1]))\n"
+            "tracker.log({'step': 1, 'loss': 1.0})\n"
+            "import time; time.sleep(0.5); os.kill(os.getpid(), 9)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, somebody], check=False).returncode == -signal.SIGKILL
+        deadline = time.monotonic() + 60
+        while not server.exit_codes and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert (server.exit_codes, losses(server)) == ([1], {1: 1.0})
 
 
 def test_a_process_that_dies_leaves_the_run_alone(nobody, told, monkeypatch):
