@@ -1,9 +1,12 @@
 """Oracle: the modes and keys of a user, and configurations as the commands compose them."""
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from spectral_ft.compose import composed, plain
+from spectral_ft.compose import composed, plain, register
+from spectral_ft.configuration import CONF
 from spectral_ft.tracking import Tracking
 from spectral_ft.tracking.json_lines import JsonLines
 from spectral_ft.tracking.settings import tags_of
@@ -71,3 +74,16 @@ def test_tags_are_short_and_each_is_there_once():
 def test_outside_of_a_command_there_is_neither_group_nor_arm():
     options = plain(composed([]))["tracking"]
     assert (options["group"], options["arm"], options["artifacts"]) == (None, None, False)
+
+
+@pytest.mark.parametrize(("mode", "group"), [(RunMode.MULTIRUN, "first_comparison"), (RunMode.RUN, None)])
+def test_a_sweep_s_runs_are_grouped_by_its_folder_and_tagged_by_their_arm(mode, group):
+    register()
+    written = OmegaConf.load(CONF / "tracking" / "default.yaml")
+    hydra = {
+        "mode": mode,
+        "sweep": {"dir": "runs/first_comparison/"},
+        "runtime": {"choices": {"arm": "tiny/uniform", "method": "lora"}},
+    }
+    options = plain(OmegaConf.create({"hydra": hydra, "tracking": written}))["tracking"]
+    assert (options["group"], options["arm"]) == (group, "tiny/uniform")

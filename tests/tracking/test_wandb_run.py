@@ -43,9 +43,10 @@ def picture(folder):
 
 def work(tracker, folder, *, steps=(1, 2)):
     """A small run; returns the seconds that it was held up while it worked, and at its end."""
+    drawn = picture(folder)
     began = time.monotonic()
     tracker.table("plan", [ROW, {**ROW, "rank": 0}])
-    tracker.picture(picture(folder))
+    tracker.picture(drawn)
     for step in steps:
         tracker.log({"step": step, "loss": 1 / step})
     (folder / "adapter").mkdir(exist_ok=True)
