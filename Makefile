@@ -13,7 +13,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local-models]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,local-models,sweeps]'
 	touch $@
 
 install: $(BIN)/.installed  ## make .venv with the pinned versions of constraints.txt

@@ -1,6 +1,7 @@
 """Configuration to components: the schema, the resolvers that `conf/` uses, and building."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -9,7 +10,9 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import SearchPathElement
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,11 +37,28 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "run_id": lambda *, _root_: run_id(plain(_root_)),
         "sweep_name": lambda *, _root_: _root_.hydra.runtime.choices.get("experiment") or "sweep",
+        "chosen": lambda group, *, _root_: _chosen(group, _hydra(_root_)),
+        "sweep_group": lambda *, _root_: _sweep_group(_hydra(_root_)),
         "cache_home": lambda: str(cache_home()),
         "embedded_model": lambda: str(EMBEDDED_MODEL),
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def _hydra(root: Any) -> Any:
+    # Hydra's own part: in the configuration until a job begins, then in a place of its own; nowhere outside a command.
+    if "hydra" in root:
+        return root.hydra
+    return HydraConfig.get() if HydraConfig.initialized() else None
+
+
+def _chosen(group: str, hydra: Any) -> str | None:
+    return hydra.runtime.choices.get(group) if hydra is not None else None
+
+
+def _sweep_group(hydra: Any) -> str | None:
+    return Path(hydra.sweep.dir).resolve().name if hydra is not None and hydra.mode == RunMode.MULTIRUN else None
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from spectral_ft.stages.base import base_model
 from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
 from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import Scorer
+from spectral_ft.stages.mirroring import show_plan, show_results
 from spectral_ft.stages.overlap import training_overlap
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.stages.training import check_data, train_adapter
 from spectral_ft.storage import write_json
-from spectral_ft.tracking import Silent
+from spectral_ft.tracking.tracker import Silent
 from spectral_ft.types import AllocationPlan, BenchmarkScore, Overlap, RunResult, TrainOutcome
 from spectral_ft.wandb_records import summary_of
 
@@ -73,6 +74,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             else Silent()
         )
         try:
+            show_plan(experiment, report, plan, folder=folder, tracker=tracker)
             outcome = train_adapter(
                 experiment, checkpoint, plan, base=base, report=report, probe=found, folder=folder, log_row=tracker.log
             )
@@ -80,9 +82,10 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             if not is_first():
                 return None
             adapter = folder / outcome.adapter if outcome and outcome.adapter else None
+            tracker.adapter(adapter) if adapter else None
             scores = Scorer(experiment, checkpoint, tasks).score(folder, adapter=adapter)
             drift(experiment, checkpoint, folder)
-            tracker.summarise({f"{s.stage}/{s.task}/{s.metric}/{s.extractor}": s.value for s in scores})
+            show_results(scores, outcome, plan, folder=folder, tracker=tracker)
             result = _record(experiment, plan, outcome, scores, overlap=overlap, seconds=time.perf_counter() - began)
             tracker.summarise(summary_of(result))
         finally:
