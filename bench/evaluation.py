@@ -103,8 +103,8 @@ def parity(task: str, *, items: int, batch: int, tokens: int | None, **shared: s
     """
     job = {"task": task, "items": items, "batch": batch, "tokens": tokens, **shared}
     ours, bare = (child(side=side, **job) for side in ("ours", "bare"))
-    same = [one == other for one, other in zip(ours["answers"], bare["answers"], strict=True)]
-    right = [one == other for one, other in zip(ours["right"], bare["right"], strict=True)]
+    same = [ours["answers"].get(item) == answer for item, answer in bare["answers"].items()]
+    right = [ours["right"].get(key) == value for key, value in bare["right"].items()]
     return {
         "items": items,
         "batch": batch,
@@ -113,6 +113,7 @@ def parity(task: str, *, items: int, batch: int, tokens: int | None, **shared: s
         "answers_alike": sum(same),
         "answers": len(same),
         "judged_alike": sum(right),
+        "judged": len(right),
         "scores": {"ours": ours["scores"], "bare": bare["scores"]},
         "cpu": {"ours": ours["cpu"], "bare": bare["cpu"]},
         "wall": {"ours": ours["wall"], "bare": bare["wall"]},
@@ -235,10 +236,11 @@ def _ours(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint:
     found = score_task(
         base, tokenizer, prepared, experiment.benchmark, stage="base", context=checkpoint.context_length
     )  # fmt: skip
+    rows = [(row["id"], row["extractor"], row["response"], row["metrics"]["exact_match"]) for row in found.samples]
     return {
         "batch": max(sizes),
-        "answers": [row["response"] for row in found.samples],
-        "right": [[row["metrics"].get(name) for name in ("exact_match", "paper", "strict")] for row in found.samples],
+        "answers": {f"{item}": response for item, _, response, _ in rows},
+        "right": {f"{item} {rule}": right for item, rule, _, right in rows},
         "scores": {score.extractor: score.value for score in found.scores if score.metric != "unfinished"},
     }
 
@@ -261,7 +263,10 @@ def _bare(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint:
         log_samples=True,
         gen_kwargs=dict(benchmark.generation) if benchmark.generation else None,
     )
-    samples = results["samples"][prepared.name]
+    right = {}
+    for row in results["samples"][prepared.name]:
+        for name in row["metrics"]:  # a rule of our task files is a metric of the harness
+            right[f"{row['doc_id']} {row['filter'] if name == 'exact_match' else name}"] = float(row[name])
     numbers = results["results"][prepared.name]
     scores = {}
     for key, value in numbers.items():
@@ -269,8 +274,8 @@ def _bare(base: Any, tokenizer: Any, prepared: Any, experiment: Any, checkpoint:
         if rule and not metric.endswith("_stderr"):
             scores[rule if metric == "exact_match" else metric] = float(value)
     return {
-        "answers": [row["resps"][0][0] for row in samples],
-        "right": [[row.get(name) for name in ("exact_match", "paper", "strict")] for row in samples],
+        "answers": {f"{row['doc_id']}": row["resps"][0][0] for row in results["samples"][prepared.name]},
+        "right": right,
         "scores": scores,
     }
 
@@ -314,7 +319,7 @@ def page(found: dict[str, Any]) -> str:
             cpu, wall = one["cpu"], one["wall"]
             lines.append(
                 f"| {_said(row, one)} | {one['items']} | {one['batch']} "
-                f"| {one['answers_alike']} of {one['answers']} | {one['judged_alike']} of {one['answers']} "
+                f"| {one['answers_alike']} of {one['answers']} | {one['judged_alike']} of {one['judged']} "
                 f"| {cpu['ours']:.0f} | {cpu['bare']:.0f} | {cpu['ours'] / cpu['bare']:.2f} "
                 f"| {wall['ours'] / wall['bare']:.2f} |"
             )
