@@ -108,6 +108,7 @@ def parity(task: str, *, items: int, batch: int, tokens: int | None, **shared: s
     return {
         "items": items,
         "batch": batch,
+        "model": Path(shared["model"]).name,
         "dtype": shared["dtype"],
         "tokens": tokens,
         "answers_alike": sum(same),
@@ -134,6 +135,7 @@ def batches(task: str, **shared: str) -> dict[str, Any]:
     one, found = (child(side="ours", task=task, items=items, batch=batch, **shared) for batch in (1, None))
     return {
         "items": items,
+        "model": Path(shared["model"]).name,
         "dtype": shared["dtype"],
         "batch": found["batch"],
         "cpu": {"one": one["cpu"], "found": found["cpu"]},
@@ -155,6 +157,7 @@ def adapters(**shared: str) -> dict[str, Any]:
     alone = [child(count=1, first=number, **job) for number in range(ADAPTERS)]
     return {
         "adapters": ADAPTERS,
+        "model": Path(shared["model"]).name,
         "cpu": {"together": together["cpu"], "alone": [one["cpu"] for one in alone]},
         "wall": {"together": together["wall"], "alone": [one["wall"] for one in alone]},
     }
@@ -302,10 +305,11 @@ def page(found: dict[str, Any]) -> str:
         The page.
     """
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "lm_eval"))
+    models = " and ".join(sorted({one["model"] for one in found.values()}))
     lines = [
         "# What scoring costs beside a bare lm-eval",
         "",
-        f"{date.today()}, SmolLM2-135M, one BLAS thread; {packages}. `make bench-evaluation` makes this file.",
+        f"{date.today()}, {models}, one BLAS thread; {packages}. `make bench-evaluation` makes this file.",
         "",
         "Both sides get the same weights and the same task file, and answer the same items in batches of the same",
         "size; ours also keeps every answer on disk, batch by batch. Loading is left out. Bars: every item alike,",
