@@ -48,12 +48,7 @@ KILLED = (
     "a worker of the sweep was killed, perhaps for want of memory. What was finished is kept: let fewer work at a time "
     "(docs/sweeps.md) and call the same command again."
 )
-OF_LAUNCHERS = {
-    "TerminatedWorkerError": KILLED,
-    "UncompletedJobError": KILLED,
-    "FailedJobError": KILLED,
-    "WorkerCrashedError": KILLED,
-}
+OF_LAUNCHERS = frozenset({"TerminatedWorkerError", "UncompletedJobError", "FailedJobError", "WorkerCrashedError"})
 """Errors of joblib, submitit and ray, by name, since they may not be installed."""
 NO_TRIAL = "No trials are completed yet"
 """What Optuna says where none has an objective."""
@@ -153,7 +148,7 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
         if isinstance(error, SpectralFTError):
             return str(error)
         if type(error).__name__ in OF_LAUNCHERS:
-            return OF_LAUNCHERS[type(error).__name__]
+            return KILLED
         if str(error).startswith(NO_TRIAL):
             return "every trial of the search failed, so that none is the best: the lines above say why."
         if getattr(error, "errno", None) == errno.ENOSPC or any(mark in str(error) for mark in FULL_DISK):

@@ -55,11 +55,8 @@ def claimed(folder: Path, run_id: str) -> Iterator[None]:
         ) from error
     try:
         started = folder / STARTED
-        if started.exists() and (owner := read_json(started, dict).get("run_id")) != run_id:
-            raise RunError(
-                f"{folder} holds run {owner}, this configuration is run {run_id}: give another hydra.run.dir, "
-                "or remove the folder."
-            )
+        if started.exists() and (owner := str(read_json(started, dict).get("run_id"))) != run_id:
+            raise RunError(_of_another(folder, owner, run_id))
         yield
     finally:
         if not [path for path in folder.iterdir() if path.name != LOCK]:
@@ -125,10 +122,21 @@ def finished_run(folder: Path, run_id: str) -> RunResult | None:
         run_id: Of the run.
 
     Returns:
-        The record, or None where there is none, or that of another run.
+        The record, or None where there is none.
+
+    Raises:
+        RunError: If the record is damaged, or that of another run.
     """
-    finished = folder / FINISHED
-    if not finished.exists() or (result := read_json(finished, RunResult)).run_id != run_id:
+    if not (folder / FINISHED).exists():
         return None
+    if (result := read_json(folder / FINISHED, RunResult)).run_id != run_id:
+        raise RunError(_of_another(folder, result.run_id, run_id))
     log.info("run %s is done already: nothing to do (remove %s to repeat it)", run_id, folder)
     return result
+
+
+def _of_another(folder: Path, owner: str, run_id: str) -> str:
+    return (
+        f"{folder} holds run {owner}, this configuration is run {run_id}: give another hydra.run.dir, or remove the "
+        "folder."
+    )

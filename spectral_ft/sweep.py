@@ -18,8 +18,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from spectral_ft.compose import plain
@@ -53,13 +55,17 @@ class Sweep(Callback):
             config: Of the sweep.
             **kwargs: Not used.
         """
-        if self._counts:
+        if not self._counts:
+            return
+        try:
             jobs = planned_jobs(config)
-            folder = Path(config.hydra.sweep.dir)
-            write_json(folder / JOBS, {"experiment": config.hydra.runtime.choices.get("experiment"), "jobs": jobs})
+        except (HydraException, OmegaConfBaseException):
+            return  # Hydra composes them again, and its error is explained
+        folder = Path(config.hydra.sweep.dir)
+        write_json(folder / JOBS, {"experiment": config.hydra.runtime.choices.get("experiment"), "jobs": jobs})
+        if jobs:
             done = len({job["run_id"] for job in jobs} & finished_runs(folder))
-            if jobs:
-                print(f"sweep of {len(jobs)} jobs in {folder}, of which {done} are done", file=sys.stderr)
+            print(f"sweep of {len(jobs)} jobs in {folder}, of which {done} are done", file=sys.stderr)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Tell what failed, and end the process with 1 if something did.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spectral_ft.compose import build_experiment, composed
-from spectral_ft.errors import CheckpointError, Interrupted
+from spectral_ft.errors import CheckpointError, Interrupted, RunError
 from spectral_ft.experiment import Experiment
 from spectral_ft.run_folder import claimed, finished_run, mark_started, note_failure
 from spectral_ft.storage import read_json, write_json
@@ -120,6 +120,14 @@ def test_a_combination_that_cannot_be_is_one_failed_job(command: Callable[..., C
     assert "1 of 2 jobs failed" in called.err and "method=prefix has no ranks" in called.err.splitlines()[-1]
 
 
+def test_a_choice_that_does_not_exist_is_told_once_before_any_job(command: Callable[..., Called], fake: Fake) -> None:
+    ran = fake({})
+    called = command(MANY, "method=lora,lorra", "hydra.sweep.dir=sweep")
+    assert (called.code, ran) == (1, [])
+    assert "method=lorra does not exist. Did you mean lora" in called.err and "Callback" not in called.err
+    assert not Path("sweep/sweep.json").exists()
+
+
 def test_ctrl_c_ends_the_sweep(command: Callable[..., Called], fake: Fake) -> None:
     ran = fake({("none", 1): Interrupted(2, "the same command goes on")})
     called = command(*SWEEP)
@@ -180,7 +188,8 @@ def test_a_done_sweep_never_loads_torch(command: Callable[..., Called], fake: Fa
 def test_a_record_of_another_run_is_not_taken_for_this_one(finished: Path, tmp_path: Path) -> None:
     record = read_json(finished / "result.json", RunResult)
     assert finished_run(finished, record.run_id) == record
-    assert finished_run(finished, "another") is None
+    with pytest.raises(RunError, match=f"holds run {record.run_id}, this configuration is run another"):
+        finished_run(finished, "another")
     assert finished_run(tmp_path, record.run_id) is None
 
 
