@@ -41,6 +41,7 @@ QUICK = (
     "dataset.validation=40",
     "benchmark.limit=16",
     "figures=false",
+    "tracking.mode=disabled",
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KEPT = ("spectrum.parquet", "probe.safetensors", "losses.json", "train.json", "scores.json")
@@ -70,7 +71,7 @@ def command(method: str, folder: Path) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "SPECTRAL_FT_CACHE": str(folder / "cache"), "WANDB_MODE": "disabled"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "SPECTRAL_FT_CACHE": str(folder / "cache")}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ QUICK = (
     "dataset.validation=30",
     "benchmark.limit=8",
     "figures=false",
+    "tracking.mode=disabled",
 )
 SETUPS = {
     "lora": ("method=lora", "training.batching=length"),
@@ -49,7 +50,6 @@ def start(folder: Path, cache_folder: Path, *options: str, processes: int) -> "s
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "SPECTRAL_FT_CACHE": str(cache_folder),
-        "WANDB_MODE": "disabled",
     }
     return subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
