@@ -44,8 +44,8 @@ QUICK = (
     "tracking.mode=disabled",
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-KEPT = ("spectrum.parquet", "probe.safetensors", "losses.json", "train.json", "scores.json")
-"""What a finished stage leaves; it is not written again."""
+KEPT = ("spectrum.parquet", "probe.safetensors", "overlap.json", "losses.json", "train.json")
+"""What a finished stage leaves; it is not written again. `scores.json` grows: the base's scores, then the others."""
 MOMENTS = [
     *(("lora", moment) for moment in range(20)),
     *((m, k) for m in ("adalora", "alors", "sgm") for k in range(4)),
@@ -108,6 +108,9 @@ def test_a_killed_run_ends_like_one_that_was_not(method: str, moment: int, whole
         assert number == signal.SIGKILL or done or "the same command goes on" in told
     run = tmp_path / "run"
     kept = (*KEPT, "adapter/*") if (run / "train.json").exists() else KEPT
+    scored = scores(run)
+    if {score["stage"] for score in scored} == {"base", "tuned"}:
+        kept = (*kept, "scores.json")
     finished = {path: path.stat().st_mtime_ns for pattern in kept for path in run.glob(pattern)}
     steps = max((int(path.parent.name.split("-")[1]) for path in run.glob("checkpoints/*/complete.json")), default=0)
     again = subprocess.run(
@@ -117,10 +120,17 @@ def test_a_killed_run_ends_like_one_that_was_not(method: str, moment: int, whole
     if steps and (run / "train.json") not in finished:
         assert f"resuming the training at checkpoint-{steps}" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert scores(run)[: len(scored)] == scored
     assert list(records(run)) == list(records(whole.folder))
     mine, others = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, whole.folder))
     assert mine.keys() == others.keys()
     assert all(torch.equal(mine[key], tensor) for key, tensor in others.items())
+
+
+def scores(run: Path) -> list[dict[str, Any]]:
+    """Those that are finished."""
+    file = run / "scores.json"
+    return json.loads(file.read_text()) if file.exists() else []
 
 
 def records(run: Path) -> Iterator[Any]:
