@@ -219,7 +219,7 @@ def contend(
         scorer.__dict__["_base"] = base
         began = time.perf_counter(), time.process_time()
         for place in places:
-            scorer.score(place / "scored", adapter=place)
+            scorer.score(place / f"scored-of-{count}", adapter=place)
         return {"wall": time.perf_counter() - began[0], "cpu": time.process_time() - began[1]}
     prepared = sourced[0].prepare(None, Path(folder) / side)
     tokenizer = load_tokenizer(checkpoint.folder, kind="causal_lm", trust_remote_code=False)
