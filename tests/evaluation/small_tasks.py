@@ -14,8 +14,8 @@ from spectral_ft.evaluation.task import Task
 from tests.conftest import EMBEDDED
 
 
-def small_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """The same random model at each call."""
+def small_llama(context: int = 64) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """The same random model at each call, with room for so many tokens."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(EMBEDDED)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -24,7 +24,7 @@ def small_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=context,
         initializer_range=0.5,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
     T5ForConditionalGeneration,
@@ -22,7 +21,6 @@ from spectral_ft.evaluation.prepare import PreparedTask, prepare
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.evaluation.results import prompt_hash
 from spectral_ft.evaluation.task import Task, TaskProtocol
-from tests.conftest import EMBEDDED
 from tests.evaluation.small_tasks import small_llama
 from tests.evaluation.test_benchmark import benchmark
 from tests.models.small_checkpoints import save_t5
@@ -37,25 +35,13 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(EMBEDDED)
+    return small_llama()[1]
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """Random weights, and room for a long prompt."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+def model() -> LlamaForCausalLM:
+    """Room for a long prompt."""
+    return small_llama(CONTEXT)[0]
 
 
 def prepared(

@@ -1,15 +1,11 @@
 """Oracle: the colour and the text of every cell, worked out from its number, and the pixels of the file."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import colormaps, image
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from spectral_ft.reporting import drawing
 from spectral_ft.reporting.drift_figure import FROZEN, NULL, draw_drift
 from spectral_ft.types import MatrixShape
 from tests.oracles import matrix
@@ -17,21 +13,7 @@ from tests.oracles import matrix
 MODEL = [matrix(f"{block}.{kind}") for block in range(3) for kind in ("q", "down")]
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(drawing, "DPI", 60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns of what it cannot draw
-        yield
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """The panels of the figure, with what was drawn on them."""
-    axes = []
-    imshow = Axes.imshow
-    monkeypatch.setattr(Axes, "imshow", lambda self, *args, **named: axes.append(self) or imshow(self, *args, **named))
-    return axes
+pytestmark = pytest.mark.usefixtures("small_drawings")
 
 
 def moved(values, matrices=MODEL):

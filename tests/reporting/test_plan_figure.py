@@ -1,38 +1,20 @@
 """Oracle: the colour and the text of every cell, worked out from its rank, and the pixels of the file."""
 
 import math
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib import colormaps, image
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from spectral_ft.errors import PlanError
-from spectral_ft.reporting import drawing
 from spectral_ft.reporting.plan_figure import FROZEN, draw_plan
 from spectral_ft.types import MatrixShape
 from tests.oracles import matrix
 from tests.reporting.plans import model, plan
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(drawing, "DPI", 60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns of what it cannot draw
-        yield
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """The axes of the figure, with what was drawn on them."""
-    axes = []
-    imshow = Axes.imshow
-    monkeypatch.setattr(Axes, "imshow", lambda self, *args, **named: axes.append(self) or imshow(self, *args, **named))
-    return axes
+pytestmark = pytest.mark.usefixtures("small_drawings")
 
 
 def drawn(folder, matrices, ranks, **options):

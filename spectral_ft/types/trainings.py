@@ -1,0 +1,68 @@
+"""What a training left, and what it cost."""
+
+from pydantic.dataclasses import dataclass
+
+from spectral_ft.types.plans import AllocationPlan
+from spectral_ft.types.strictness import STRICT
+
+IGNORED = -100
+"""Label that the loss leaves out."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Round:
+    """What the policy said when it was asked again on the weights as trained so far."""
+
+    step: int
+    applied: bool
+    """False at the end of the training, where it is only measured."""
+    changed: tuple[str, ...]
+    """Matrices that were given another rank, learning rate or scaling."""
+    plan: AllocationPlan
+    columns: dict[str, dict[str, float | None]]
+    """Column that the policy reads, to module name, to its value on `W + scaling B A`; adapted matrices only."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class HeldOutLoss:
+    """A loss on text that is not trained on, before the training and after it."""
+
+    before: float
+    after: float
+    tokens: int
+    """That the loss is a mean over; texts, for a classifier."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainOutcome:
+    """What training left and what it cost."""
+
+    adapter: str | None
+    """Folder, relative to the run's."""
+    first_loss: float
+    final_loss: float
+    """Mean over the last tenth of the logged losses."""
+    steps: int
+    seconds: float
+    """In the training loop, over all resumptions."""
+    tokens: int
+    """Without padding."""
+    tokens_per_second: float
+    samples_per_second: float
+    peak_memory_bytes: int
+    """Of the process, base model included; of all processes together."""
+    peak_device_bytes: int | None
+    """Of the first process's CUDA device; None without one."""
+    trainable_parameters: int
+    examples: int
+    truncated_examples: int
+    """Examples cut at the maximum length."""
+    dropped_examples: int
+    best_step: int | None = None
+    """Whose weights were kept; None where the last ones were."""
+    validation_loss: HeldOutLoss | None = None
+    """A learnt token of the held-out examples of the training task; None without any."""
+    general_loss: HeldOutLoss | None = None
+    """A token of general text: how much is forgotten; None without such a text."""
+    rounds: tuple[Round, ...] = ()
+    """When the policy was asked again."""
