@@ -7,6 +7,7 @@ can be compared item by item.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from spectral_ft.types import BenchmarkScore
 
 EXTRACTOR = "completion"
 """What its scores and samples have in the place of a rule."""
+LARGEST_MEAN = math.log(sys.float_info.max)
+"""In nats; of a larger mean there is no perplexity."""
 
 
 class Gold(NamedTuple):
@@ -89,7 +92,7 @@ def completion_scores(losses: Mapping[int, float], golds: Sequence[Gold], leadin
         leading: A score of the same task and stage.
 
     Returns:
-        Scores and samples.
+        Scores and samples; no perplexity where it is larger than any number (709 nats).
     """
     values = list(losses.values())
     mean = math.fsum(values) / len(values)
@@ -112,11 +115,6 @@ def completion_scores(losses: Mapping[int, float], golds: Sequence[Gold], leadin
         for gold in golds
         if gold.item in losses
     ]
-    return TaskScores((loss, replace(loss, metric="gold_perplexity", value=_exp(mean), stderr=None)), samples)
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
+    if mean > LARGEST_MEAN:
+        return TaskScores((loss,), samples)
+    return TaskScores((loss, replace(loss, metric="gold_perplexity", value=math.exp(mean), stderr=None)), samples)

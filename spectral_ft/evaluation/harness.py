@@ -83,6 +83,7 @@ def score_task(
         ConfigError: If the model is a classifier, which the harness would score as if it wrote, or a chat template is
             asked for and the tokenizer has none.
         DataError: If a prompt and its answer do not fit into the model's context.
+        CheckpointError: If a likelihood is no finite number.
         OutOfMemory: If memory runs out with one item at a time, or with as many as were asked for.
     """
     if kind == "classifier":
@@ -100,7 +101,7 @@ def score_task(
     from spectral_ft.evaluation.responses import Responses
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    responses = Responses(task.file.with_name(f"{task.name}.{stage}.responses.sqlite"))
+    responses = Responses(task.file.with_name(f"{task.name}.{stage}.responses.sqlite"), task=task.name)
     largest, found = LARGEST, None
     try:
         while found is None:

@@ -7,6 +7,7 @@ an evaluation that was not killed.
 
 import json
 import logging
+import math
 import os
 import sqlite3
 from collections import deque
@@ -17,17 +18,20 @@ from typing import Any
 from lm_eval.api.model import LM, CacheHook, CachingLM, hash_args
 from sqlitedict import SqliteDict
 
+from spectral_ft.errors import CheckpointError
+
 log = logging.getLogger(__name__)
 
 
 class Responses(CacheHook):
     """Answers by request, and of written ones whether they came to an end; the harness hands them over row by row."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, task: str) -> None:
         """Open, or begin.
 
         Args:
             file: Made; it belongs to one task and one model with one adapter.
+            task: For errors.
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists() and not _is_whole(file):
@@ -35,6 +39,7 @@ class Responses(CacheHook):
             file.unlink()
         self.dbdict = SqliteDict(os.fspath(file), encode=json.dumps, decode=json.loads)
         self._file = file
+        self._task = task
         self._rows: deque[bool] = deque()
 
     def batch_begins(self) -> None:
@@ -56,7 +61,16 @@ class Responses(CacheHook):
             attr: What was asked for.
             req: The request.
             res: The answer.
+
+        Raises:
+            CheckpointError: If it is a likelihood that is no finite number; it is not kept.
         """
+        if attr == "loglikelihood" and not math.isfinite(res[0]):
+            _, completion = req
+            raise CheckpointError(
+                f"benchmark {self._task}: the log-likelihood of {completion!r} is {res[0]}. The model is damaged, its "
+                "training diverged, or its dtype overflows (model.dtype=float32 tells)."
+            )
         key = hash_args(attr, req)
         self.dbdict[key] = res
         if attr == "generate_until":

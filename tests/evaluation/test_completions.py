@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from spectral_ft.data.rows import Item
+from spectral_ft.errors import CheckpointError
 from spectral_ft.evaluation import language_model
-from spectral_ft.evaluation.completions import Gold, completion_scores
+from spectral_ft.evaluation.completions import LARGEST_MEAN, Gold, completion_scores
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.types import BenchmarkScore
 from tests.evaluation.small_tasks import choices, small_llama, sums
@@ -70,7 +71,21 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.L
     assert "1 of 3 gold completions do not fit the model" in caplog.text
 
 
-def test_no_number_is_too_large() -> None:
+def test_a_perplexity_larger_than_any_number_is_left_out() -> None:
     leading = BenchmarkScore("t", "exact_match", 0.0, None, 1, 0, "strict", "paper", "base", "1")
-    found = completion_scores({0: 1e4}, [Gold(0, "a", " b")], leading)
-    assert [score.value for score in found.scores] == [1e4, float("inf")]
+    golds = [Gold(0, "a", " b")]
+    assert [score.value for score in completion_scores({0: 1e4}, golds, leading).scores] == [1e4]
+    assert completion_scores({0: LARGEST_MEAN}, golds, leading).scores[1].value < float("inf")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_likelihood_that_is_no_number_is_refused_and_not_kept(tmp_path: Path, value: float) -> None:
+    model, tokenizer = small_llama()
+    task = choices(tmp_path, ITEMS)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(value)
+    with pytest.raises(CheckpointError, match=r"benchmark choices: the log-likelihood of '.+' is nan\. The model"):
+        score_task(model, tokenizer, task, OPTIONS, stage="tuned", context=64)
+    again = score_task(*small_llama(), task, OPTIONS, stage="tuned", context=64)
+    fresh = score_task(*small_llama(), choices(tmp_path / "fresh", ITEMS), OPTIONS, stage="tuned", context=64)
+    assert again == fresh

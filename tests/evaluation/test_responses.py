@@ -81,7 +81,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
-    responses = Responses(file)
+    responses = Responses(file, task="sums")
     responses.batch_ended([False, True])
     for prompt in ("a", "b"):
         responses.add_partial("generate_until", (prompt, {}), prompt * 2)
@@ -90,7 +90,7 @@ def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     with sqlite3.connect(file) as connection:
         values = [json.loads(value) for (value,) in connection.execute("SELECT value FROM unnamed")]
     assert sorted(map(repr, values)) == ["'aa'", "'bb'", "False", "True", "[-0.25, True]"]
-    again = Responses(file)
+    again = Responses(file, task="sums")
     assert [again.ended(prompt, {}) for prompt in ("a", "b", "c")] == [False, True, True]
     again.close(finished=True)
     assert not file.exists()
@@ -98,12 +98,12 @@ def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
 
 def test_what_is_not_committed_is_asked_again(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
-    responses = Responses(file)
+    responses = Responses(file, task="sums")
     responses.add_partial("loglikelihood", ("a", "b"), (-1.0, True))
     responses.batch_begins()
     responses.add_partial("loglikelihood", ("c", "d"), (-2.0, True))
     responses.dbdict.close(do_log=False, force=True)  # as a killed process leaves it
-    assert len(Responses(file).dbdict) == 1
+    assert len(Responses(file, task="sums").dbdict) == 1
 
 
 def written(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, **generation: object) -> Any:
