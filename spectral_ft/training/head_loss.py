@@ -6,17 +6,20 @@ respect to its input h is needed, and that can be had in the forward pass, some 
 
     dL/dh = (softmax(W h) - onehot(label)) W
 
-So a step keeps (tokens x hidden) for backward, and tokens without a label (the prompt's) cost nothing.
+The norm before the head, where it is frozen too, is taken along: then nothing of it is kept either, and a step keeps
+(tokens x hidden) for backward of all that lies above the last block. Tokens without a label (the prompt's) cost
+nothing.
 
-Whether a model's own forward pass is head and cross entropy and nothing between (some scale or cap their logits)
-is tried on a batch: where the losses differ, the model keeps its own.
+Whether a model's own forward pass is norm, head and cross entropy and nothing between (some scale or cap their logits)
+is tried on a batch: where the losses differ, the norm is left to the model, and then the loss too.
 
 Source: the rule of Liger-Kernel's fused linear cross entropy (arXiv:2410.10989, section 3.2), for a frozen head, in
 plain torch.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -42,8 +45,8 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     Inside the context its outputs have hidden states in the place of logits; in evaluation mode all is as ever.
 
     Args:
-        model: Adapted; a model whose head is trained, adapted, quantized, has a bias or is wider than its vocabulary is
-            left as it is.
+        model: Adapted; a model whose head is trained, adapted, quantized, has a bias, or is wider than its vocabulary
+            behind a norm that must be left to it, stays as it is.
         batch: To try it on; None tries nothing, for models without weights.
 
     Yields:
@@ -54,25 +57,51 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     if not _is_fusable(head, core):
         yield False
         return
-    own = core.loss_function
     plain = None if batch is None else _loss(model, batch)
-    head.__class__, core.loss_function = _Passing, _HeadLoss(head, own)
-    try:
-        fits = batch is None or _agree(plain, _loss(model, batch, head=head), core.dtype)
-        if not fits:
-            head.__class__, core.loss_function = torch.nn.Linear, own
-            log.info("%s does more to its logits than the head: it keeps its own loss", type(core).__name__)
-        yield fits
-    finally:
-        head.__class__, core.loss_function = torch.nn.Linear, own
+    for norm in _taken_along(head, core):
+        with _exchanged(core, head, norm) as passing:
+            if batch is None or _agree(plain, _loss(model, batch, passing), core.dtype):
+                yield True
+                return
+    log.info("%s does more to its logits than the head: it keeps its own loss", type(core).__name__)
+    yield False
 
 
 def _is_fusable(head: Any, core: Any) -> TypeGuard[torch.nn.Linear]:
     if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
         return False
-    if core.config.is_encoder_decoder:  # their losses are no attribute that could be exchanged
-        return False
-    return bool(head.out_features > head.in_features)  # or the gradient would be larger than the logits
+    return not core.config.is_encoder_decoder  # their losses are no attribute that could be exchanged
+
+
+def _taken_along(head: torch.nn.Linear, core: Any) -> list[torch.nn.Module | None]:
+    # What to try: the frozen norm before the head, if there is one, then the head alone.
+    vectors = {
+        module: list(module.parameters())
+        for module in core.get_decoder().children()
+        if {parameter.shape for parameter in module.parameters()} == {(head.in_features,)}
+    }
+    norms: list[torch.nn.Module | None] = [
+        norm for norm, parameters in list(vectors.items())[-1:] if not any(p.requires_grad for p in parameters)
+    ]
+    # the head alone must gain something: its gradient is as wide as it is, and the logits as its vocabulary
+    return norms + [None] * (head.out_features > head.in_features)
+
+
+@contextmanager
+def _exchanged(core: Any, head: torch.nn.Linear, norm: torch.nn.Module | None) -> Iterator[list[torch.nn.Module]]:
+    # Norm and head hand on what they are given, and the loss does their work.
+    passing: list[Any] = [head] if norm is None else [norm, head]
+    kinds: list[Any] = [type(module) for module in passing]
+    own = core.loss_function
+    for module, kind in zip(passing, kinds, strict=True):
+        module.__class__ = _passing(kind)
+    core.loss_function = _HeadLoss(head, norm, own)
+    try:
+        yield passing
+    finally:
+        core.loss_function = own
+        for module, kind in zip(passing, kinds, strict=True):
+            module.__class__ = kind
 
 
 def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
@@ -81,30 +110,33 @@ def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, head: torch.nn.Module | None = None) -> float:
+def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], passing: Sequence[torch.nn.Module] = ()) -> float:
     device = next(model.parameters()).device
     with evaluating(model):
-        if head is None:
-            return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
-        head.training = True
+        for module in passing:
+            module.training = True
         try:
             return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
         finally:
-            head.training = False
+            for module in passing:
+                module.training = False
 
 
-class _Passing(torch.nn.Linear):
-    """A head that leaves its work to the loss while it is in training mode."""
+@functools.cache
+def _passing(kind: Any) -> Any:
+    # A class like another, whose modules hand on what they are given while they are in training mode.
+    def forward(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden if self.training else kind.forward(self, hidden)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden if self.training else super().forward(hidden)
+    return type(f"Passing{kind.__name__}", (kind,), {"forward": forward, "passed": kind.forward})
 
 
 class _HeadLoss:
     """Cross entropy of what a frozen head makes of hidden states; a class, so that a copied model has a copy."""
 
-    def __init__(self, head: torch.nn.Linear, own: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, head: torch.nn.Linear, norm: torch.nn.Module | None, own: Callable[..., torch.Tensor]) -> None:
         self.head = head
+        self.norm = norm
         self.own = own
 
     def __call__(
@@ -125,7 +157,7 @@ class _HeadLoss:
             learnt = targets.ne(IGNORED).nonzero().squeeze(1)
             if len(learnt) < len(targets):
                 targets, hidden = targets.index_select(0, learnt), hidden.index_select(0, learnt)
-        total: torch.Tensor = _Summed.apply(hidden, self.head.weight, targets)
+        total: torch.Tensor = _Summed.apply(hidden, self.head.weight, self.norm, targets)
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         return total / (count.to(total.device) if isinstance(count, torch.Tensor) else count)
 
@@ -134,29 +166,35 @@ class _Summed(torch.autograd.Function):
     """Sum of cross entropies, and its gradient with respect to the hidden states, in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, norm: Any, targets: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         some = max(1, ENTRIES // weight.shape[0])
         for start in range(0, len(targets), some):
             part, wanted = hidden[start : start + some], targets[start : start + some, None]
-            logits = (part @ weight.T).float()
+            with torch.set_grad_enabled(gradient is not None and norm is not None):
+                given = part.detach().requires_grad_(torch.is_grad_enabled())
+                normed = given if norm is None else norm.passed(given)
+            logits = (normed.detach() @ weight.T).float()
             largest = logits.amax(1, keepdim=True)
             of_label = logits.gather(1, wanted) - largest
             softmax = logits.sub_(largest).exp_()  # all in place: logits are the largest tensor of a step
             sums = softmax.sum(1, keepdim=True)
             total += (sums.log() - of_label).sum()
-            if gradient is not None:
-                softmax.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
-                place = gradient[start : start + some]
-                if place.dtype == weight.dtype:
-                    torch.mm(softmax.to(weight.dtype), weight, out=place)
-                else:  # mixed precision
-                    place.copy_(softmax.to(weight.dtype) @ weight)
+            if gradient is None:
+                continue
+            softmax.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1))
+            place = gradient[start : start + some]
+            if norm is not None:
+                place.copy_(torch.autograd.grad(normed, given, (softmax.to(weight.dtype) @ weight).to(normed.dtype))[0])
+            elif place.dtype == weight.dtype:
+                torch.mm(softmax.to(weight.dtype), weight, out=place)
+            else:  # mixed precision
+                place.copy_(softmax.to(weight.dtype) @ weight)
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None
+        return gradient * upstream[0].to(gradient.dtype), None, None, None

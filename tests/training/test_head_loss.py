@@ -1,6 +1,8 @@
 """The loss without logits; oracles: the model's own loss and gradients, and what autograd keeps."""
 
 import copy
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +130,48 @@ def test_on_packed_weights_too(tmp_path: Path) -> None:
         assert fused and gradients(model, masked())[0] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_head_wider_than_its_vocabulary_keeps_its_logits() -> None:
-    for vocabulary, expected in ((30, False), (33, True)):
+def test_a_head_wider_than_its_vocabulary_keeps_its_logits_where_its_norm_is_trained() -> None:
+    for vocabulary, trained_norm, expected in ((30, True, False), (33, True, True), (30, False, True)):
         model = moved("llama", vocab_size=vocabulary, hidden_size=32)
+        model.get_base_model().model.norm.weight.requires_grad_(trained_norm)  # type: ignore[operator, union-attr]
         with fused_head_loss(model) as fused:
             assert fused is expected
+
+
+class Kept:
+    """Of one saved tensor: gone when autograd lets it go."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def entries_kept(forward: Callable[[], torch.Tensor], model: torch.nn.Module) -> int:
+    kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> Kept:
+        kept.add(one := Kept(tensor))
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
+        output = forward()
+    storages = {one.tensor.untyped_storage().data_ptr(): one.tensor.numel() for one in kept}
+    assert output.requires_grad  # and lives until here
+    return sum(size for place, size in storages.items() if place not in weights)
+
+
+def test_of_norm_head_and_loss_one_gradient_is_kept() -> None:
+    model, inputs = moved("llama", vocab_size=100, hidden_size=32), batch("llama")
+    core: Any = model.get_base_model()  # type: ignore[operator]
+
+    def above() -> int:
+        whole = entries_kept(lambda: model.train()(**inputs).loss, model)
+        unlearnt = {name: value for name, value in inputs.items() if name != "labels"}
+        return whole - entries_kept(lambda: core.model(**unlearnt).last_hidden_state, model)
+
+    learnt = inputs["labels"][:, 1:].numel()
+    with fused_head_loss(model, inputs):
+        assert above() == learnt * (32 + 1)  # one more for the places of the labels
 
 
 def test_a_copied_model_computes_its_own_loss() -> None:
