@@ -4,7 +4,6 @@ import json
 import os
 
 import torch
-from transformers import PrinterCallback
 
 from train_parts.gauges import Turns, operations, peak_memory, peak_of_step, saved_activations, settle_memory
 from train_parts.jobs import Job, collate
@@ -23,30 +22,27 @@ def contend(side: str, job: Job, ends: list[int]) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no message
     torch.set_num_threads(1)
-    load, make = SIDES[side]
+    load, train = SIDES[side]
     model = load(job)
     data = texts(model.config.vocab_size, job.steps * job.batch)
     for parameter in model.parameters():
         parameter.data.sum()  # what is mapped from a file is resident once it was read
     loaded = settle_memory()
-    trainer = make(job, model, data)
-    trainer.remove_callback(PrinterCallback)
     turns = Turns(ends, out)
-    trainer.add_callback(turns)
-    trainer.train()
+    done = train(job, model, data, turns)
     resident = peak_memory() - loaded
     batch = collate(data[: job.batch])
-    adapted = trainer.model
-    adapted.train()
-    adapted.zero_grad()
-    turns.say(
-        losses=[row["loss"] for row in trainer.state.log_history if "loss" in row],
-        peak=peak_of_step(adapted, trainer.optimizer, batch),
-        resident=resident,
-        loaded=loaded,
-        saved=saved_activations(adapted, batch),
-        gflop=operations(adapted, batch),
-    )
+    done.model.train()
+    done.model.zero_grad()
+    with done.passing:
+        turns.say(
+            losses=done.losses,
+            peak=peak_of_step(done.model, turns.optimizer, batch),
+            resident=resident,
+            loaded=loaded,
+            saved=saved_activations(done.model, batch),
+            gflop=operations(done.model, batch),
+        )
 
 
 def main(message: str) -> None:

@@ -149,6 +149,8 @@ class Turns(TrainerCallback):
         self._cpu: list[float] = []
         self._wall: list[float] = []
         self._since = (0.0, 0.0)
+        self.optimizer: torch.optim.Optimizer
+        """Of the training that it watches."""
 
     def say(self, **found: Any) -> None:
         """Send one message.
@@ -166,6 +168,7 @@ class Turns(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """All is ready."""
+        self.optimizer = kwargs["optimizer"]
         self.say(digest=digest(kwargs["model"]))
         self.wait()
 

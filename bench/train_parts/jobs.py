@@ -13,6 +13,13 @@ from spectral_ft.storage import read_json
 from spectral_ft.types import AllocationPlan
 
 SEED = 0
+LEARNING_RATE, CLIPPED_AT = 3e-4, 1.0
+
+
+class Rows(list[dict[str, list[int]]]):
+    """Training examples as the training loop takes them: none was cut, none left out."""
+
+    truncated = dropped = 0
 
 
 class Job(NamedTuple):
@@ -29,8 +36,20 @@ class Job(NamedTuple):
 
     @property
     def experiment(self) -> Experiment:
-        """Its components."""
-        return build_experiment(composed(self.overrides))
+        """Its components, with the settings that the others get from `settings`."""
+        training = {
+            "max_steps": self.steps,
+            "batch_size": self.batch,
+            "micro_batch_size": self.batch,
+            "learning_rate": LEARNING_RATE,
+            "max_grad_norm": CLIPPED_AT,
+            "warmup_steps": 0,
+            "logging_steps": 1,
+            "save_steps": self.steps + 1,
+        }
+        return build_experiment(
+            composed([*self.overrides, "training=published", *(f"training.{k}={v}" for k, v in training.items())])
+        )
 
     @property
     def allocation(self) -> AllocationPlan:
@@ -50,7 +69,8 @@ class Job(NamedTuple):
             "output_dir": str(Path(self.plan).parent / "out"),
             "max_steps": self.steps,
             "per_device_train_batch_size": self.batch,
-            "learning_rate": 3e-4,
+            "learning_rate": LEARNING_RATE,
+            "max_grad_norm": CLIPPED_AT,
             "optim": "adamw_torch",
             "seed": SEED,
             "data_seed": SEED,

@@ -20,12 +20,13 @@ INTRODUCTION = """# What training costs beside the stock recipe
 
 {machine}, one BLAS thread, float32; {versions}. `make bench-train` makes this file, row by row.
 
-Ours is what `stages/training.py` does: the method's adapters, then recomputation without a gradient into the
-embeddings. Stock is PEFT and `transformers.Trainer` as their documentation sets them up:
+Ours is the loop that a run trains with, `training.train.train`, whole: log, counts and checks of every step are in
+its times. Stock is PEFT and `transformers.Trainer` as their documentation sets them up:
 `prepare_model_for_kbit_training` for NF4, `TrainingArguments(activation_checkpointing=...)`. Both train the same
 model on the same {tokens}-token sequences in the same order from the same adapters, which is checked; what PEFT has no
-option for (shared factors, tiers of learning rates) the stock side is given by hand. Each is a process of its own, and
-they take turns, in the one order and in the other: 3 steps of warm-up each, then step by step.
+option for (shared factors, tiers of learning rates) the stock side is given by hand. Bottleneck adapters are no row,
+since PEFT has none, nor is EVA, which is LoRA from another start. Each is a process of its own, and they take turns, in
+the one order and in the other: 3 steps of warm-up each, then step by step.
 
 - **CPU**: seconds a step, median; ours over stock is of each round the median over pairs of neighbouring steps, of the
   rounds the median, with the smallest and the largest. Each round is a new pair of processes, since one process is a
@@ -44,9 +45,10 @@ they take turns, in the one order and in the other: 3 steps of warm-up each, the
 What limits it. Where a plan reaches the lowest block no product can be left out, and a CPU ratio off 1 is, as far as
 could be told, the spread of processes: five rounds of one such row gave 0.94, 0.97, 1.02, 1.04 and 1.08, so that one
 round alone cannot tell 1.02 from 1, nor 0.73 from 0.75. Without checkpointing autograd stops at the lowest adapter on
-both sides. What is gained everywhere is the loss: a frozen head's logits are not kept (`training.fused_loss`), 24 of
-the 32.7 MiB of SmolLM2-135M. On the embedded model, whose vocabulary (166) is smaller than its hidden size (192),
-nothing could be gained by that, and it is left out; what lies above its four blocks is a third of what is saved. Where
+both sides. What is gained everywhere is the loss (`training.fused_loss`): of a frozen head's logits and of the frozen
+norm before it nothing is kept but one gradient of the hidden states, so that of 32.7 MiB which SmolLM2-135M saves with
+recomputation 24 are gone. Where a model's last norm or its head is trained, as by `full` and `ln_tuning` here, its own
+loss stays. Where
 the two ends of a ratio's range are equal there was one round.
 """
 

@@ -19,7 +19,7 @@ def plan_of_row(row: Row, model: Path, folder: Path) -> tuple[Path, int]:
         folder: Of the plan; made.
 
     Returns:
-        The file, and the number of the lowest block that has an adapter.
+        The file, and the number of the lowest block that has an adapter; 0 for methods that ask no policy.
     """
     folder.mkdir(parents=True)
     experiment = build_experiment(composed(overrides(row, model)))
@@ -28,4 +28,4 @@ def plan_of_row(row: Row, model: Path, folder: Path) -> tuple[Path, int]:
     base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
     plan = plan_allocation(experiment.parts, base, report, probe, folder=folder)
     block = {matrix.name: matrix.block for matrix in base.matrices}
-    return folder / "plan.json", min(block[allocation.name] for allocation in plan.adapted)
+    return folder / "plan.json", min((block[allocation.name] for allocation in plan.adapted), default=0)

@@ -7,11 +7,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spectral_ft.configuration import EMBEDDED_MODEL
+from train_parts.jobs import Rows
 
 PARTS = {"all blocks": 0.0, "top half": 0.5, "top quarter": 0.75}
 """Which blocks have adapters: from which share of the depth up."""
-METHODS = ("rslora", "dora", "spectraqlora", "alors", "sgm", "lora_ar", "adalora")
-"""Whose default plans are compared on the embedded model, beside LoRA."""
+METHODS = (
+    "rslora",
+    "dora",
+    "spectraqlora",
+    "alors",
+    "sgm",
+    "lora_ar",
+    "adalora",
+    "spectrum",
+    "full",
+    "prefix",
+    "ia3",
+    "ln_tuning",
+)
+"""Whose default plans are compared on the embedded model, beside LoRA. PEFT has no bottleneck adapters (`adapter_s`,
+`adapter_p`), and EVA is LoRA from another start."""
+NOT_RECOMPUTED = ("prefix",)
+"""Methods that do not go with recomputation."""
 TOKENS = 128
 """Of a sequence."""
 BATCH = {"twelve": 4, "embedded": 4, "given": 1}
@@ -40,14 +57,23 @@ def all_rows() -> list[Row]:
     """The table, what matters most first.
 
     Returns:
-        LoRA on the model of twelve blocks, every method on the embedded one, LoRA on both and on the given one.
+        LoRA on the model of twelve blocks, on the embedded and on the given one; every method on the embedded one.
     """
     both = (True, False)
-    twelve = [Row("twelve", "lora", part, again, nf4) for nf4 in (False, True) for again in both for part in PARTS]
-    embedded = [Row("embedded", "lora", part, again, False) for again in both for part in PARTS]
-    methods = [Row("embedded", method, "default plan", again, False) for again in (False, True) for method in METHODS]
-    given = [Row("given", "lora", part, again, False) for again in both for part in PARTS]
-    return twelve + embedded + methods + given
+    lora = [
+        Row(model, "lora", part, again, nf4)
+        for model in ("twelve", "embedded", "given")
+        for nf4 in (False, True)
+        for again in both
+        for part in PARTS
+    ]
+    methods = [
+        Row("embedded", method, "default plan", again, False)
+        for again in (False, True)
+        for method in METHODS
+        if not (again and method in NOT_RECOMPUTED)
+    ]
+    return lora + methods
 
 
 def overrides(row: Row, folder: Path) -> list[str]:
@@ -85,7 +111,7 @@ def twelve_blocks(folder: Path) -> None:
         shutil.copy(os.fspath(EMBEDDED_MODEL / file), folder / file)
 
 
-def texts(vocabulary: int, count: int) -> list[dict[str, list[int]]]:
+def texts(vocabulary: int, count: int) -> Rows:
     """Random sequences of one length, without padding, always the same.
 
     Args:
@@ -98,4 +124,4 @@ def texts(vocabulary: int, count: int) -> list[dict[str, list[int]]]:
     import torch
 
     ids = torch.randint(3, vocabulary, (count, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
-    return [{"input_ids": row, "attention_mask": [1] * TOKENS, "labels": list(row)} for row in ids]
+    return Rows({"input_ids": row, "attention_mask": [1] * TOKENS, "labels": list(row)} for row in ids)

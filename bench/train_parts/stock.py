@@ -4,7 +4,18 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from spectral_ft.types import MatrixAllocation
@@ -24,28 +35,49 @@ def load_stock(job: Job) -> Any:
     return AutoModelForCausalLM.from_pretrained(job.folder, dtype=torch.float32, quantization_config=packing)
 
 
-def stock_model(job: Job, model: Any) -> PeftModel:
-    """The base with the adapters of the plan.
+def stock_model(job: Job, model: Any) -> Any:
+    """The base with what the plan trains.
 
     Args:
         job: With its plan.
         model: The base.
 
     Returns:
-        The adapted model.
+        PEFT's model; the base itself where its own weights are trained.
     """
     plan, options = job.allocation, job.experiment.config["method"]
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=job.checkpointing)
     set_seed(SEED)
-    make = _adalora_config if "orthogonality" in options else _lora_config
-    adapted = get_peft_model(model, make(plan.adapted, options, job.steps))
+    if options["name"] == "full":
+        return model
+    if options["name"] == "spectrum":
+        model.requires_grad_(False)
+        for allocation in plan.adapted:
+            model.get_submodule(allocation.name).weight.requires_grad_(True)
+        return model
+    adapted = get_peft_model(model, _config(plan.adapted, options, job.steps))
     _tie(adapted, plan.adapted)
     return adapted
 
 
-def _lora_config(adapted: tuple[MatrixAllocation, ...], options: dict[str, Any], steps: int) -> LoraConfig:
-    del steps
+def _config(adapted: tuple[MatrixAllocation, ...], options: dict[str, Any], steps: int) -> PeftConfig:
+    causal = TaskType.CAUSAL_LM
+    match options["name"]:
+        case "prefix":
+            return PrefixTuningConfig(task_type=causal, num_virtual_tokens=options["virtual_tokens"])
+        case "ia3":
+            modules = {name: options[name] for name in ("target_modules", "feedforward_modules")}
+            return IA3Config(task_type=causal, **modules)
+        case "ln_tuning":
+            return LNTuningConfig(task_type=causal, target_modules=options["target_modules"])
+        case "adalora":
+            return _adalora_config(adapted, options, steps)
+        case _:
+            return _lora_config(adapted, options)
+
+
+def _lora_config(adapted: tuple[MatrixAllocation, ...], options: dict[str, Any]) -> LoraConfig:
     (rank, alpha), _ = Counter((a.rank, a.lora_alpha) for a in adapted).most_common(1)[0]
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -88,7 +120,7 @@ def _tie(model: PeftModel, adapted: tuple[MatrixAllocation, ...]) -> None:
             one.weight = owners.setdefault((str(allocation.group), factor), one.weight)
 
 
-def tiers(model: PeftModel, adapted: tuple[MatrixAllocation, ...], arguments: TrainingArguments) -> Any:
+def tiers(model: Any, adapted: tuple[MatrixAllocation, ...], arguments: TrainingArguments) -> Any:
     """The optimizer of a plan with several learning rates.
 
     Args:
@@ -100,7 +132,7 @@ def tiers(model: PeftModel, adapted: tuple[MatrixAllocation, ...], arguments: Tr
         With a group a rate; None where one rate leaves it to the Trainer.
     """
     rates = {a.name: a.lr_multiplier for a in adapted}
-    if set(rates.values()) == {1.0}:
+    if set(rates.values()) <= {1.0}:
         return None
     groups: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -112,7 +144,7 @@ def tiers(model: PeftModel, adapted: tuple[MatrixAllocation, ...], arguments: Tr
     return kind(members, weight_decay=arguments.weight_decay, **options)
 
 
-def schedule(model: PeftModel) -> list[TrainerCallback]:
+def schedule(model: Any) -> list[TrainerCallback]:
     """AdaLoRA's allocator, called with the number of finished steps.
 
     Args:
@@ -121,5 +153,5 @@ def schedule(model: PeftModel) -> list[TrainerCallback]:
     Returns:
         None of it for other methods.
     """
-    allocate = getattr(model.base_model, "update_and_allocate", None)
+    allocate = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
     return [AfterStep(allocate)] if allocate else []

@@ -19,6 +19,7 @@ plain torch.
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -32,7 +33,10 @@ from spectral_ft.types import IGNORED
 
 log = logging.getLogger(__name__)
 ENTRIES = 2**23
-"""Logits at a time: 32 MiB in float32."""
+"""Most logits at a time: 32 MiB in float32."""
+PARTS, LEAST = 8, 128
+"""Tokens are taken in so many parts, none of fewer tokens: what a part needs comes on top of all that is kept, and the
+weights are read once a part."""
 ROUNDING = 1e-4
 """Largest relative difference of two losses that mean the same; 16-bit logits are rounded differently (1e-2)."""
 ROUNDING_16_BIT = 1e-2
@@ -169,7 +173,7 @@ class _Summed(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, norm: Any, targets: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        some = max(1, ENTRIES // weight.shape[0])
+        some = max(1, min(ENTRIES // weight.shape[0], max(LEAST, math.ceil(len(targets) / PARTS))))
         for start in range(0, len(targets), some):
             part, wanted = hidden[start : start + some], targets[start : start + some, None]
             with torch.set_grad_enabled(gradient is not None and norm is not None):

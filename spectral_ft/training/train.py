@@ -5,7 +5,7 @@ Resuming is bitwise on a CPU: the Trainer restores optimizer, scheduler, random 
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from spectral_ft.errors import DataError, Interrupted
 from spectral_ft.processes import is_first, totals
@@ -64,6 +64,7 @@ def train(
     sampler: Sampler[int] | None = None,
     possible_multipliers: Collection[float] = (),
     validation_loss: Callable[[], float] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
@@ -83,6 +84,7 @@ def train(
         sampler: The order of the examples; None shuffles them.
         possible_multipliers: Those that a later round may give.
         validation_loss: Of the model as it is; asked where `settings.validation_steps` says so.
+        callbacks: Told of every step, after this loop's own.
 
     Returns:
         What it left and what it cost.
@@ -146,7 +148,8 @@ def train(
             done=seconds_of(resume),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(watch)
+        for callback in (watch, *callbacks):
+            trainer.add_callback(callback)
         try:
             if resume and (step_of(resume) >= steps or validation.stops):
                 trainer.take_up(resume)  # the Trainer would take a further step before it looks
