@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from spectral_ft.experiment import Experiment
-    from spectral_ft.reporting.comparison import Comparison
+    from spectral_ft.reporting.compared import Comparison
     from spectral_ft.types import Stage
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")

@@ -3,11 +3,10 @@
 import importlib
 import sys
 
+from spectral_ft.option_help import ENTRIES
+
 COMMANDS = {
-    "run": "the whole job: analyse, allocate, train, score",
-    "analyze": "the spectral stage alone",
-    "plan": "which matrix gets which rank, and what that costs, without training",
-    "evaluate": "scores of a model, or of adapters that exist already",
+    **ENTRIES,
     "export": "a finished run as a merged model, PEFT adapter, state dict or Axolotl list",
     "report": "runs and sweeps as a table, an HTML page, or their progress",
 }

@@ -13,7 +13,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -63,13 +64,14 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
 
     Args:
         job: What the entry does with a configuration.
-        name: Of the entry.
+        name: Of the entry, in `ENTRIES`.
         recorded: Whether each job leaves a record, so that a sweep can go on past one that fails and say what it lacks.
     """
     _prepare_process()
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
-        print(help_text())
+        with _reader_may_leave():
+            print(help_text(name), flush=True)
         return
     register()
     OmegaConf.register_new_resolver("recorded", lambda: recorded, replace=True)
@@ -85,10 +87,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
         try:
             if sweeping and recorded and is_first():
                 note_job(config)
-            return job(config)
-        except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+            with _reader_may_leave():
+                return job(config)
         except Exception as error:
             if not sweeping and isinstance(error, SpectralFTError):
                 _fail(str(error))
@@ -114,6 +114,15 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
             traceback.print_exc()
             sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
         _fail(sentence)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def _prepare_process() -> None:

@@ -85,7 +85,9 @@ def explain(error: Exception, overrides: list[str]) -> str | None:
 def _unknown_choice(file: str, options: Sequence[str]) -> str:
     group, _, choice = file.rpartition("/")
     if extra := PACKAGES.get(file):
-        return f"{group}={choice} comes with a package that is not installed: pip install 'spectral_ft[{extra}]'."
+        pinned = "" if extra == "ray" else "-c constraints.txt "  # whose launcher wants another cloudpickle
+        install = f"pip install {pinned}-e '.[{extra}]'"
+        return f"{group}={choice} comes with a package that is not installed: in the repository, {install}."
     known = [option for option in options if not option.startswith("_")]
     return f"{group}={choice} does not exist.{nearest(choice, known)} There is {', '.join(known)}."
 

@@ -6,26 +6,36 @@ from pathlib import Path
 from spectral_ft.configuration import CONF
 from spectral_ft.schema import GROUPS, SHORTCUTS
 
+ENTRIES = {
+    "run": "the whole job: analyse, allocate, train, score",
+    "analyze": "the spectral stage alone",
+    "plan": "which matrix gets which rank, and what that costs, without training",
+    "evaluate": "scores of a model, or of adapters that exist already",
+}
+"""Commands whose options are the configuration, and what each does."""
 
-def help_text() -> str:
+
+def help_text(entry: str = "run") -> str:
     """Every group, every choice with its first comment line, every option with its comment.
+
+    Args:
+        entry: Of `ENTRIES`.
 
     Returns:
         Text for a terminal.
     """
+    menu = (CONF / "config.yaml").read_text()
+    about = dict(re.findall(r"^  - (\w+): \S+ +# (.*)$", menu, flags=re.M))
     lines = [
-        "python -m spectral_ft.run [GROUP=CHOICE ...] [GROUP.OPTION=VALUE ...] [-m]",
+        f"python -m spectral_ft.{entry} [GROUP=CHOICE ...] [GROUP.OPTION=VALUE ...] [-m]",
         "",
-        "One run: spectral analysis, allocation, fine-tuning, evaluation, record. With -m, several values",
-        "separated by commas make a sweep. Without arguments: the embedded model, in under a minute.",
+        f"{ENTRIES[entry]}. With -m, several values separated by commas make a sweep.",
+        "Without arguments: the embedded model.",
         "",
     ]
-    about = dict(re.findall(r"^  - (\w+): \S+ +# (.*)$", (CONF / "config.yaml").read_text(), flags=re.M))
     for group in (*GROUPS, *SHORTCUTS):
         lines += [f"{group}=   {about[group]}", *_choices(CONF / group), ""]
-    lines += ["Options (GROUP.OPTION=VALUE; those of the default choices, others are in conf/)", ""]
-    lines += ["  seed=0                      of adapter initialisation, order of examples and dropout"]
-    lines += ["  figures=true                draw what can be drawn; false starts faster"]
+    lines += ["Options (GROUP.OPTION=VALUE)", "", *_rows(menu.partition("\nhydra:")[0])]
     for group in GROUPS:
         lines += _options(group)
     lines += ["", "hydra.run.dir=DIR puts everything into DIR; by default it is runs/IDENTITY.", "More: --hydra-help"]
@@ -43,12 +53,24 @@ def _choices(folder: Path) -> list[str]:
 
 
 def _options(group: str) -> list[str]:
-    rows: list[str] = []
-    files = [file for file in sorted((CONF / group).glob("*.yaml")) if file.name.startswith("_")]
-    for file in files or sorted((CONF / group).glob("*.yaml")):
-        text = re.sub(r"\n +# ", " ", file.read_text())  # a comment may go on in the next line
-        for option, value, about in re.findall(r"^(\w+): *(.*?) +# (.*)$", text, flags=re.M):
-            row = f"  {f'{group}.{option}={value}':<44}  {about}"
-            if row not in rows:
-                rows.append(row)
+    files = sorted((CONF / group).glob("*.yaml"))
+    files = [file for file in files if file.name.startswith("_")] + [
+        file for file in files if not file.name.startswith("_")
+    ]
+    return list(dict.fromkeys(row for file in files for row in _rows(file.read_text(), under=f"{group}.")))
+
+
+def _rows(text: str, *, under: str = "") -> list[str]:
+    # A row an option that has a comment, those of a mapping below it with their whole path.
+    rows, above = [], [(-1, under)]
+    for line in re.sub(r"\n +# ", " ", text).splitlines():  # a comment may go on in the next line
+        if not (found := re.match(r"( *)([a-z]\w*): *(.*?)(?: +# (.*))?$", line)):
+            continue
+        indent, option, value, about = len(found[1]), *found.groups()[1:]
+        while above[-1][0] >= indent:
+            above.pop()
+        path = above[-1][1] + option
+        if about:
+            rows.append(f"  {f'{path}={value}':<44}  {about}")
+        above.append((indent, f"{path}."))
     return rows

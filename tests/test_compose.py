@@ -114,7 +114,10 @@ def test_help_has_a_line_for_every_choice_and_every_option() -> None:
     for file in CHOICES:
         choice = str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix(""))
         assert any(line.split()[:1] == [choice] and len(line.split()) > 3 for line in text), choice
-    for option in ("training.learning_rate", "rank_policy.top_fraction", "benchmark.limit", "model.path", "seed"):
+    top = ("seed", "figures", "adapter", "rescore")
+    groups = ("training.learning_rate", "rank_policy.top_fraction", "benchmark.limit", "model.path")
+    nested = ("dataset.rows.instruction", "rank_policy.high.rank", "dataset.data_seed")
+    for option in (*groups, *top, *nested):
         assert any(line.strip().startswith(f"{option}=") and len(line.split()) > 3 for line in text), option
 
 

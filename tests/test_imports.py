@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,24 @@ def imports(*, types_too: bool = True) -> list[tuple[Path, str]]:
 
 def test_every_room_has_a_level() -> None:
     assert {room(file) for file in PACKAGE.rglob("*.py")} - {"__init__"} == set(LEVEL)
+
+
+def test_the_guide_draws_the_levels() -> None:
+    guide = (PACKAGE.parent / "docs" / "guide.md").read_text()
+    picture = next(block for block in guide.split("```") if "\ncli " in block)
+    drawn = [set(line.split("  ")[0].split()) for line in picture.strip().splitlines()]
+    assert drawn == LEVELS[::-1]
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    modules = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
+    needs: dict[str, set[str]] = {name.removesuffix(".__init__"): set() for name in modules}
+    names = {file: name.removesuffix(".__init__") for name, file in modules.items()}
+    for file, module in imports(types_too=False):
+        if module in needs and module != names[file]:
+            needs[names[file]].add(module)
+    sorter = TopologicalSorter(needs)
+    sorter.prepare()  # raises CycleError, which names the circle
 
 
 def test_imports_point_down_and_siblings_do_not_meet() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from spectral_ft import storage
 from spectral_ft.types import AllocationPlan, RunResult
-from tests.conftest import EMBEDDED, QUICK, REPOSITORY, call_entry
+from tests.conftest import EMBEDDED, QUICK, call_entry
 
 CONTRACT = {"spectrum.parquet", "plan.json", "adapter", "train.jsonl", "scores.json", "samples", "result.json"}
 STAGES = ["spectrum.parquet", "plan.json", "train.json", "scores.json", "drift.parquet", "result.json"]
@@ -155,24 +155,3 @@ def test_a_sweep_shares_one_spectral_pass(tmp_path: Path, monkeypatch: pytest.Mo
     records = sorted((tmp_path / "sweep").glob("*/result.json"))
     assert len(records) == 4
     assert len(passes) == 28 + 2 * 7  # the seven adapted matrices are measured again at the end of each run
-
-
-def test_readme_commands_are_understood() -> None:
-    """Each command of the README composes; of a sweep, its first job."""
-    import re
-    import shlex
-
-    from hydra import compose, initialize_config_dir
-
-    from spectral_ft.compose import register
-    from spectral_ft.configuration import CONF
-
-    register()
-    text = (REPOSITORY / "README.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^(?:\$ )?python -m spectral_ft\.(?:run|analyze|plan)(.*)$", text, flags=re.M)
-    assert len(commands) >= 5
-    for arguments in commands:
-        overrides = [word for word in shlex.split(arguments, comments=True) if "=" in word]
-        single = [word.split(",")[0] for word in overrides]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            compose("config", overrides=single)

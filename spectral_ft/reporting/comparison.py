@@ -2,77 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from spectral_ft.errors import DataError, RunError
+from spectral_ft.reporting.compared import Compared, Comparison
 from spectral_ft.reporting.samples import ItemValues, Key, item_table, item_values, read_scores, stage_scores
 from spectral_ft.statistics.holm import with_holm
-from spectral_ft.statistics.results import Difference, Estimate
 from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
 from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult, Stage
 
 FOLLOWS = ("gold_perplexity", "unfinished")
 """Metrics that say again what another one says (`gold_loss`), or belong to the run and not to an item's rightness."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One score of two sides."""
-
-    task: str
-    metric: str
-    extractor: str
-    first: Estimate
-    other: Estimate
-    difference: Difference
-    """First less other."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All scores that two sides have in common."""
-
-    rows: tuple[Compared, ...]
-    skipped: tuple[str, ...]
-    """What could not be compared, and why: sentences."""
-    first: str
-    """What the first side is called."""
-    other: str
-
-    def frame(self) -> pd.DataFrame:
-        """The comparison as a table.
-
-        Returns:
-            One row a task, metric and extractor: means and interval ends of both sides (`first`, `first_low`, ...),
-            then the fields of `Difference` and `below_one_question`, in the metric's unit (shares, not points).
-        """
-        return pd.DataFrame([
-            {
-                "task": row.task,
-                "metric": row.metric,
-                "extractor": row.extractor,
-                "first": row.first.value,
-                "first_low": row.first.low,
-                "first_high": row.first.high,
-                "other": row.other.value,
-                "other_low": row.other.low,
-                "other_high": row.other.high,
-                **vars(row.difference),
-                "below_one_question": row.difference.below_one_question,
-            }
-            for row in self.rows
-        ])
-
-    def __str__(self) -> str:
-        from spectral_ft.reporting.comparison_table import comparison_table
-
-        return comparison_table(self)
 
 
 def compare_runs(
