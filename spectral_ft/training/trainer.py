@@ -81,6 +81,8 @@ class AdapterTrainer(Trainer):
         """Not wrapped."""
         self.last_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
         """Of the micro batches of this step: the examples' numbers and the loss."""
+        self.last_norm: torch.Tensor | None = None
+        """Of the gradient of this step, before it was clipped; None under fp16, whose scaler skips what is infinite."""
 
     def _sync_replicated_trainable_parameters(self, model: torch.nn.Module) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -138,6 +140,11 @@ class AdapterTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.last_losses.append((numbers, loss.detach()))
         return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # computed where nothing is clipped, too
+        self.last_norm = None if self.accelerator.scaler is not None else torch.as_tensor(norm)
+        return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         del state_dict

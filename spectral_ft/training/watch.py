@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(SpectralFTError):  # noqa: N818 - reads as what happened
-    """The loss is no longer a number."""
+    """The loss or its gradient is no longer a number."""
 
 
 class Watch(TrainerCallback):
@@ -87,7 +87,7 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop before a loss that is no number reaches the weights.
+        """Stop before a loss or a gradient that is no number reaches the weights.
 
         Args:
             args: Not used.
@@ -96,7 +96,7 @@ class Watch(TrainerCallback):
             **kwargs: Not used.
 
         Raises:
-            TrainingDiverged: If it is none.
+            TrainingDiverged: If one of them is none.
         """
         del args, control, kwargs
         if self._path is not None:
@@ -104,13 +104,23 @@ class Watch(TrainerCallback):
             self._hooks.close()
             self._path = None  # told once
         losses, self._trainer.last_losses = self._trainer.last_losses, []
-        if bool(torch.stack([loss for _, loss in losses]).isfinite().all()):
+        of_step = [loss.float() for _, loss in losses]
+        norm = self._trainer.last_norm
+        if norm is not None:
+            of_step.append(norm.to(of_step[0]))
+        values = torch.stack(of_step).tolist()  # waits for the device, once a step
+        if all(map(math.isfinite, values)):
             return
-        number, loss = next((number, loss) for number, loss in losses if not loss.isfinite())
+        culprits, what = losses, f"the norm of the gradient is {values[-1]}"
+        for micro_batch, value in zip(losses, values, strict=False):
+            if not math.isfinite(value):
+                culprits, what = [micro_batch], f"the training loss is {value}"
+                break
+        rows = ", ".join(str(number) for numbers, _ in culprits for number in numbers.tolist())
         raise TrainingDiverged(
-            f"the training loss is {loss.item()} at step {state.global_step + 1}, in the micro batch of training "
-            f"examples {', '.join(str(n) for n in number.tolist())} (counted from 0): lower training.learning_rate, "
-            "or look for a broken example or weight."
+            f"{what} at step {state.global_step + 1}, in the {'micro batch' if len(culprits) == 1 else 'batch'} of "
+            f"training examples {rows} (counted from 0): lower training.learning_rate, or look for a broken example or "
+            "weight."
         )
 
     def on_optimizer_step(

@@ -16,6 +16,7 @@ from spectral_ft.adapters.adalora import ranks
 from spectral_ft.adapters.opening import open_adapter
 from spectral_ft.errors import ConfigError, DataError, Interrupted
 from spectral_ft.methods.seam import Adapted
+from spectral_ft.training.arguments import trainer_arguments
 from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
@@ -392,6 +393,37 @@ def test_a_loss_that_is_no_number_names_its_examples_before_it_reaches_a_weight(
     ):
         run(adapted, tmp_path, examples=examples)
     assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
+
+
+@pytest.mark.parametrize("step", [4, 12], ids=["a step that is saved", "the last step"])
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_gradient_that_is_no_number_reaches_neither_a_weight_nor_a_checkpoint(
+    step: int, clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is one; gradients are broken in the second micro batch of a step."""
+    adapted, passes = adapt("lora", frozen("llama"), BASE), [0]
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        return gradient * math.nan if passes[0] == 2 * step else gradient
+
+    next(iter(trained(adapted.model).values())).register_hook(spoil)
+
+    def unclipped(*args: Any, **options: Any) -> TrainingArguments:
+        arguments = trainer_arguments(*args, **options)
+        arguments.max_grad_norm = clip
+        return arguments
+
+    monkeypatch.setattr("spectral_ft.training.train.trainer_arguments", unclipped)
+    sentence = (
+        rf"^the norm of the gradient is nan at step {step}, in the batch of training examples \d+, \d+, \d+, \d+ "
+    )
+    with pytest.raises(TrainingDiverged, match=sentence):
+        run(adapted, tmp_path)
+    assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
+    assert not (tmp_path / "adapter").exists() and not (tmp_path / "checkpoints" / f"checkpoint-{step}").exists()
+    whole = last_checkpoint(tmp_path / "checkpoints", ORIGIN)
+    assert (whole and whole.name) == (None if step == 4 else "checkpoint-8")
 
 
 # ---- how far backward goes
