@@ -148,7 +148,7 @@ class AdaLora:
         adapted = adalora.add_adalora(model, config)
         return Adapted(
             adapted,
-            save=lambda folder: adapted.save_pretrained(str(folder)),
+            save=partial(adalora.save_adalora, adapted),
             after_step=partial(adalora.after_step, adapted),
             state=partial(adalora.allocator_state, adapted),
             restore=partial(adalora.restore_allocator, adapted),

@@ -111,7 +111,7 @@ def train(
         shard_base(pretrained(model))
     validation = Validation(
         validation_loss or (lambda: float("nan")),
-        model,
+        trained,
         every=settings.validation_steps,
         patience=settings.early_stopping,
         keep=settings.keep_best,

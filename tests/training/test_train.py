@@ -511,6 +511,45 @@ def test_the_best_weights_are_kept_through_a_cut(tmp_path: Path) -> None:
         assert torch.equal(parameter, best[1][name])
 
 
+@pytest.mark.parametrize(("best", "interval"), [(1, 4), (2, 4), (3, 4), (2, 1)])
+def test_the_best_weights_of_adalora_are_saved_as_they_were_kept(best: int, interval: int, tmp_path: Path) -> None:
+    """Before anything is masked, at a masking, and between two, where what was masked has grown again."""
+    options = {"validation_steps": 2, "keep_best": True, "max_steps": 12, "save_steps": 4, "learning_rate": 3e-2}
+
+    def start() -> Adapted:
+        method = adalora(factor=2.0, interval=interval)
+        return adapt("adalora", frozen("llama"), BASE, method=method, steps=12)
+
+    looks, adapted = [float(number != best) for number in range(1, 7)], start()
+    said: list[torch.Tensor] = []
+
+    def look() -> float:
+        said.append(logits(adapted.model.eval()))
+        adapted.model.train()
+        return looks[len(said) - 1]
+
+    run(adapted, tmp_path / "whole", validation_loss=look, **options)
+    kept, opened = logits(adapted.model.eval()), logits(open_adapter(frozen("llama"), tmp_path / "whole" / "adapter"))
+    assert torch.equal(kept, said[best - 1]) and not torch.equal(kept, said[-1])
+    torch.testing.assert_close(opened, kept, rtol=1e-5, atol=1e-6)
+    with pytest.raises(Cut):
+        run(start(), tmp_path / "cut", Log(cut=11), validation_loss=Losses(*looks), **options)
+    again, resume = start(), last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == "checkpoint-8"
+    run(again, tmp_path / "cut", validation_loss=Losses(*looks[4:]), resume=resume, **options)
+    assert torch.equal(logits(again.model.eval()), kept)
+    assert torch.equal(logits(open_adapter(frozen("llama"), tmp_path / "cut" / "adapter")), opened)
+
+
+def test_adalora_that_stops_between_two_maskings_is_saved_as_it_is(tmp_path: Path) -> None:
+    method = adalora(factor=2.0, interval=5)
+    adapted = adapt("adalora", frozen("llama"), BASE, method=method, steps=40)
+    options = {"validation_steps": 3, "early_stopping": 1, "max_steps": 40, "learning_rate": 3e-2}
+    assert run(adapted, tmp_path, validation_loss=Losses(*range(5)), **options).steps == 6
+    kept = logits(adapted.model.eval())
+    torch.testing.assert_close(logits(open_adapter(frozen("llama"), tmp_path / "adapter")), kept, rtol=1e-5, atol=1e-6)
+
+
 def test_looks_at_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"training\.validation_steps=2 looks at validation examples, and there are none"
