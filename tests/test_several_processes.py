@@ -65,6 +65,13 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
+def examples_of(steps: int, options: tuple[str, ...]) -> int:
+    """How many examples so many steps learn from: 16 each, fewer in the last of an epoch."""
+    limit = next((int(each.partition("=")[2]) for each in options[::-1] if each.startswith("dataset.limit")), 100)
+    an_epoch = -(-limit // 16)
+    return steps // an_epoch * limit + steps % an_epoch * 16
+
+
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
@@ -93,6 +100,8 @@ def test_two_processes_train_what_one_does(name: str, by_one: Any, tmp_path: Pat
         assert mine[loss]["after"] == pytest.approx(others[loss]["after"], abs=1e-3)
     assert mine["trainable_parameters"] == others["trainable_parameters"]
     assert 0 <= mine["tokens"] - others["tokens"] <= 2 * 4  # what fills the last batch is read too
+    examples = [round(told_of["samples_per_second"] * told_of["seconds"]) for told_of in (mine, others)]
+    assert examples == pytest.approx([examples_of(10, options)] * 2, abs=1)
     # Everything but the training was done, and told, once.
     for once in ("allocated", "trained 10 steps", "scored wordmath (base)", "scored wordmath (tuned)"):
         assert told.count(once) == 1

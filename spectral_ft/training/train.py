@@ -28,6 +28,7 @@ from spectral_ft.training.optimizer import build_optimizer
 from spectral_ft.training.seam import LogRow, Rounds, Trained
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.training.sharding import shard_base
+from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer, NumberedExamples
 from spectral_ft.training.validation import Validation
 from spectral_ft.training.watch import TrainingDiverged, Watch
@@ -126,6 +127,7 @@ def train(
         args=arguments,
         train_dataset=NumberedExamples(examples),
     )
+    record = StepRecord(resume)
     if resume:
         log.info("resuming the training at %s", resume.name)
         validation.restore(resume)
@@ -140,6 +142,7 @@ def train(
             trained,
             rounds,
             validation=validation,
+            record=record,
             noted=noted,
             log_row=log_row,
             origin=origin,
@@ -165,19 +168,18 @@ def train(
     if is_first():
         with replacing(folder / "adapter") as part:
             trained.save(part)
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    tail = losses[-max(1, len(losses) // 10) :]
+    record.gather()
     tokens = int(trainer.state.num_input_tokens_seen)
     (peak,) = totals([float(peak_process_bytes())])
     return TrainOutcome(
         adapter="adapter",
-        first_loss=losses[0],
-        final_loss=sum(tail) / len(tail),
+        first_loss=record.losses[0],
+        final_loss=record.final_loss,
         steps=step,
         seconds=round(watch.seconds, 3),
         tokens=tokens,
         tokens_per_second=round(tokens / watch.seconds, 1),
-        samples_per_second=round(step * settings.batch_size / watch.seconds, 2),
+        samples_per_second=round(record.examples / watch.seconds, 2),
         peak_memory_bytes=int(peak),
         peak_device_bytes=peak_device_bytes(),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -67,9 +67,9 @@ class AdapterTrainer(Trainer):
             **options: Of the Trainer.
         """
 
-        def numbered(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, torch.Tensor]:
-            batch = collate([row for _, row in rows])
-            return {**batch, NUMBERS: torch.tensor([number for number, _ in rows])}
+        def numbered(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+            # plain numbers stay where they are; a tensor would go to the device and have to be waited for
+            return {**collate([row for _, row in rows]), NUMBERS: [number for number, _ in rows]}
 
         super().__init__(data_collator=numbered, **options)
         if sharded:
@@ -79,7 +79,7 @@ class AdapterTrainer(Trainer):
         self._make_optimizer = optimizer
         self.own_optimizer: torch.optim.Optimizer
         """Not wrapped."""
-        self.last_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.last_losses: list[tuple[list[int], torch.Tensor]] = []
         """Of the micro batches of this step: the examples' numbers and the loss."""
         self.last_norm: torch.Tensor | None = None
         """Of the gradient of this step, before it was clipped; None under fp16, whose scaler skips what is infinite."""

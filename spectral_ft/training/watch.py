@@ -12,11 +12,12 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spectral_ft.errors import SpectralFTError
-from spectral_ft.processes import is_first, totals
+from spectral_ft.processes import is_first
 from spectral_ft.training.backward import BackwardPath, watched_backward
 from spectral_ft.training.checkpoints import Origin, mark_whole
 from spectral_ft.training.interruption import Noted
 from spectral_ft.training.seam import LogRow, Rounds, Trained
+from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer
 from spectral_ft.training.validation import Validation
 
@@ -37,6 +38,7 @@ class Watch(TrainerCallback):
         rounds: Rounds,
         *,
         validation: Validation,
+        record: StepRecord,
         noted: Noted,
         log_row: LogRow,
         origin: Origin,
@@ -48,6 +50,7 @@ class Watch(TrainerCallback):
         self._trained = trained
         self._rounds = rounds
         self._validation = validation
+        self._record = record
         self._noted = noted
         self._log_row = log_row
         self._origin = origin
@@ -110,13 +113,15 @@ class Watch(TrainerCallback):
             of_step.append(norm.to(of_step[0]))
         values = torch.stack(of_step).tolist()  # waits for the device, once a step
         if all(map(math.isfinite, values)):
+            examples = sum(number >= 0 for numbers, _ in losses for number in numbers)
+            self._record.add(sum(values[: len(losses)]), examples)
             return
         culprits, what = losses, f"the norm of the gradient is {values[-1]}"
         for micro_batch, value in zip(losses, values, strict=False):
             if not math.isfinite(value):
                 culprits, what = [micro_batch], f"the training loss is {value}"
                 break
-        rows = ", ".join(str(number) for numbers, _ in culprits for number in numbers.tolist())
+        rows = ", ".join(str(number) for numbers, _ in culprits for number in numbers)
         raise TrainingDiverged(
             f"{what} at step {state.global_step + 1}, in the {'micro batch' if len(culprits) == 1 else 'batch'} of "
             f"training examples {rows} (counted from 0): lower training.learning_rate, or look for a broken example or "
@@ -133,7 +138,7 @@ class Watch(TrainerCallback):
         self._rounds.after_step(step, self._trainer.own_optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look at the validation loss; end where somebody asked for it."""
+        """Look at the validation loss; end where somebody asked for it; a training that ends has a last row."""
         del args, kwargs
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
@@ -143,6 +148,8 @@ class Watch(TrainerCallback):
         if self._validation.stops:
             log.info("step %d: the validation loss has not fallen for long enough", state.global_step)
             control.should_training_stop = True
+        if self._validation.stops or state.global_step >= state.max_steps:
+            control.should_log = True
         self.stopped_by = self._noted.by_all()
         if self.stopped_by is not None:
             control.should_save = control.should_training_stop = True
@@ -154,37 +161,24 @@ class Watch(TrainerCallback):
             self._bar.close()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Pass a row on.
-
-        Args:
-            args: Not used.
-            state: With the number of finished steps.
-            control: Not used.
-            **kwargs: With the row.
-
-        Raises:
-            TrainingDiverged: If the mean loss since the last row is no number.
-        """
+        """Pass a row on."""
         del args, control
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise TrainingDiverged(
-                f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, "
-                "or look for a broken example or weight."
-            )
+        loss = self._record.row()
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        wanted = ("loss", "grad_norm", "learning_rate")
-        self._log_row({**self._place(state), **{key: logs[key] for key in wanted if key in logs}})
+            self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        wanted = ("grad_norm", "learning_rate")
+        self._log_row({**self._place(state), "loss": loss, **{key: logs[key] for key in wanted if key in logs}})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write what is ours into a checkpoint, and that it is whole."""
         del control, kwargs
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        totals([0.0])  # every process has written its random state
+        self._record.gather()  # and with it, every process has written its random state
         if is_first():
+            self._record.write(checkpoint)
             self._rounds.write(checkpoint)
             self._validation.write(checkpoint)
             mark_whole(checkpoint, step=state.global_step, seconds=self.seconds, origin=self._origin)

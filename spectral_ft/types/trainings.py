@@ -41,7 +41,7 @@ class TrainOutcome:
     """Folder, relative to the run's."""
     first_loss: float
     final_loss: float
-    """Mean over the last tenth of the logged losses."""
+    """Mean over the last tenth of the steps."""
     steps: int
     seconds: float
     """In the training loop, over all resumptions."""
@@ -49,6 +49,7 @@ class TrainOutcome:
     """Without padding."""
     tokens_per_second: float
     samples_per_second: float
+    """Examples as often as they were learnt from, the last batch of an epoch as small as it was; tokens likewise."""
     peak_memory_bytes: int
     """Of the process, base model included; of all processes together."""
     peak_device_bytes: int | None

@@ -218,6 +218,39 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
     assert outcome.final_loss == pytest.approx(sum(row["loss"] for row in log[-2:]) / 2)
 
 
+@pytest.mark.parametrize("steps", [9, 23, 30])
+def test_the_final_loss_is_of_the_last_steps_wherever_rows_are(steps: int, tmp_path: Path) -> None:
+    """Rows at the first step, at every tenth and at the last; oracle: a row a step."""
+    each, some = Log(), Log()
+    expected = run(adapt("lora", frozen("llama"), BASE), tmp_path / "1", each, max_steps=steps)
+    found = run(adapt("lora", frozen("llama"), BASE), tmp_path / "2", some, max_steps=steps, logging_steps=10)
+    assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
+    losses, before = [row["loss"] for row in each], 0
+    assert found.final_loss == sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10) != found.first_loss
+    assert [row["step"] for row in some] == sorted({1, *range(10, steps + 1, 10), steps})
+    for row in some:
+        assert row["loss"] == pytest.approx(sum(losses[before : row["step"]]) / (row["step"] - before), rel=1e-12)
+        before = row["step"]
+
+
+def test_where_patience_ends_there_is_a_last_row(tmp_path: Path) -> None:
+    log, options = Log(), {"validation_steps": 2, "early_stopping": 1, "validation_loss": Losses(1.0, 1.0)}
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path, log, logging_steps=10, **options)
+    assert outcome.steps == 4 and [row["step"] for row in log if "loss" in row] == [1, 4]
+
+
+def test_examples_are_counted_as_often_as_they_were_learnt_from(tmp_path: Path) -> None:
+    """Two epochs of ten, four a step: the last step of an epoch has two; and through a cut."""
+    options: dict[str, Any] = {"max_steps": None, "epochs": 2.0, "examples": Examples(10), "save_steps": 2}
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path / "whole", **options)
+    assert outcome.samples_per_second == pytest.approx(20 / outcome.seconds, rel=1e-2)
+    with pytest.raises(Cut):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", Log(cut=5), **options)
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", resume=resume, **options)
+    assert resume is not None and outcome.samples_per_second == pytest.approx(20 / outcome.seconds, rel=1e-2)
+
+
 def test_it_is_adamw_with_clipping_warm_up_and_decay(tmp_path: Path) -> None:
     """The same in eleven lines, on a training set of one batch."""
     ours, byhand = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
@@ -354,6 +387,23 @@ def test_a_resumed_training_equals_one_that_was_not_cut(start: str, cut: int, la
     assert [row["loss"] for row in rest] == [row["loss"] for row in log if row["step"] > last]
     assert (found.steps, found.tokens) == (expected.steps, expected.tokens)
     assert found.seconds > rest[0]["seconds"] > before > 0  # over both calls
+    assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
+
+
+@pytest.mark.parametrize("end", ["a cut", "a signal"])
+def test_rows_and_means_are_those_of_a_training_that_was_not_cut(end: str, tmp_path: Path) -> None:
+    """Between two rows; what the checkpoint does not hold of a row is lost."""
+    options = {"max_steps": 11, "save_steps": 2 if end == "a cut" else 100, "logging_steps": 3}
+    whole, cut, rest = Log(), Log(9), Log()
+    expected = run(adapt("lora", frozen("llama"), BASE), tmp_path / "whole", whole, **options)
+    if end == "a signal":
+        cut = Asks(6, signal.SIGTERM)
+    with pytest.raises((Cut, Interrupted)):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", cut, **options)
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == ("checkpoint-8" if end == "a cut" else "checkpoint-7")
+    found = run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", rest, resume=resume, **options)
+    assert [(r["step"], r["loss"]) for r in cut + rest] == [(r["step"], r["loss"]) for r in whole]
     assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
 
 
