@@ -41,7 +41,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         folder: Of the checkpoints.
 
     Returns:
-        The arguments. Recomputation is left out: `backward.py` switches it on, with less to recompute.
+        The arguments.
 
     Raises:
         ConfigError: If the Trainer knows no such option, or refuses a value.
@@ -61,32 +61,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
     } | (settings.trainer_options or {})
     try:
         arguments = TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=settings.micro_batch_size,
-            gradient_accumulation_steps=settings.accumulation(process_count()),
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            lr_scheduler_kwargs=settings.schedule_options,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            optim=settings.optimizer,
-            seed=seed,
-            data_seed=seed,
-            logging_steps=settings.logging_steps,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,  # a loss that is no number must be seen
-            save_strategy="steps",
-            save_steps=settings.save_steps,
-            save_total_limit=2,
-            dataloader_drop_last=False,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            include_num_input_tokens_seen="all" if settings.batching == "packed" else "non_padding",
-            report_to=[],
-            disable_tqdm=True,  # its bar prints every log line too; ours does not
-            **options,
+            **settings.own_arguments(steps=steps, seed=seed, folder=str(folder), processes=process_count()), **options
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(f"the Trainer refuses these training options: {error}") from error

@@ -4,7 +4,7 @@ import gc
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from spectral_ft.errors import ConfigError, DataError, Interrupted
 from spectral_ft.methods.seam import Adapted
 from spectral_ft.training.arguments import trainer_arguments
 from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
-from spectral_ft.training.settings import TrainingSettings
+from spectral_ft.training.settings import RELIED_ON, TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
 from spectral_ft.types import MatrixAllocation, TrainOutcome
 from tests.methods.small_bases import adalora, adapt, even, frozen, logits, lora, seen, trained
@@ -684,9 +684,41 @@ def test_a_trainer_option_that_is_none_is_refused(options: dict[str, Any], sente
         run(adapt("lora", frozen("llama"), BASE), tmp_path, trainer_options=options)
 
 
-def test_a_trainer_option_that_has_a_name_here_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training\.trainer_options\.learning_rate would override an option of this"):
-        replace(SETTINGS, trainer_options={"learning_rate": 1.0})
+SET_HERE = (
+    *("learning_rate", "save_total_limit", "logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "seed"),
+    *("include_num_input_tokens_seen", "report_to", "output_dir", "gradient_accumulation_steps"),
+)
+BREAKING = (
+    *("save_only_model", "auto_find_batch_size", "ignore_data_skip", "fsdp", "fsdp_config", "deepspeed"),
+    *("gradient_checkpointing", "num_train_epochs", "load_best_model_at_end", "resume_from_checkpoint"),
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        *((option, "would override an option of this stage: set the one") for option in SET_HERE),
+        *((option, "would change what checkpoints, resuming or batches here rely on") for option in BREAKING),
+    ],
+)
+def test_a_trainer_option_that_must_be_ours_is_refused(option: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^training\.trainer_options\.{option} {sentence}"):
+        replace(SETTINGS, trainer_options={option: 1})
+
+
+def test_every_option_that_is_kept_here_is_one_of_the_trainer() -> None:
+    known = {field.name for field in fields(TrainingArguments)}
+    own = SETTINGS.own_arguments(steps=1, seed=0, folder="", processes=1).keys()
+    assert own <= known and RELIED_ON <= known and not own & RELIED_ON
+
+
+def test_smoothed_labels_need_logits(tmp_path: Path) -> None:
+    smoothed = {"trainer_options": {"label_smoothing_factor": 0.1}}
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor needs the logits, which training\.fused_loss=true"):
+        replace(SETTINGS, **smoothed)
+    log = Log()
+    run(adapt("lora", frozen("llama"), BASE), tmp_path, log, max_steps=1, fused_loss=False, **smoothed)
+    assert 3 < log[0]["loss"] < 4
 
 
 def test_a_trainer_option_is_passed_through(tmp_path: Path) -> None:
