@@ -9,8 +9,8 @@ from typing import Any
 
 from spectral_ft.errors import DataError, OutOfMemory
 from spectral_ft.experiment import Experiment
-from spectral_ft.fingerprint import text_fingerprint
-from spectral_ft.machine import package_versions
+from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
+from spectral_ft.machine import git_commit, package_versions
 from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.models.checkpoint import Checkpoint
@@ -26,6 +26,9 @@ from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcom
 log = logging.getLogger(__name__)
 COMPUTING = ("spectral_ft", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """Packages whose versions a checkpoint must share with the run that goes on from it."""
+PACKAGE = Path(__file__).parents[1]
+SOURCES = ("adapters", "allocation", "data", "methods", "models", "probe", "spectral", "stages", "training", "types")
+"""Rooms of this package that a checkpoint must share too; what scores, reports and composes does not train."""
 
 
 def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
@@ -94,6 +97,9 @@ def train_adapter(
             run_id=experiment.run_id,
             plan=text_fingerprint(repr(plan)),
             versions={name: version for name, version in package_versions().items() if name in COMPUTING},
+            code=code_fingerprint(),
+            commit=git_commit(),
+            processes=process_count(),
         )
         resume = last_checkpoint(folder / "checkpoints", origin)
     steps = optimizer_steps(settings, len(rows.training))
@@ -153,6 +159,15 @@ def train_adapter(
         remove_checkpoints(folder)
     _tell(outcome)
     return outcome
+
+
+def code_fingerprint() -> str:
+    """What the code is that trains, whatever its version says.
+
+    Returns:
+        Digest of the sources that take part in a training.
+    """
+    return text_fingerprint(" ".join(path_fingerprint(PACKAGE / room, suffixes=(".py",)) for room in SOURCES))
 
 
 def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any, Any]:

@@ -1,7 +1,11 @@
 """What the training stage makes of a plan; oracles: Adam's first step, counted forward passes, the record."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +16,8 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
-from spectral_ft.errors import DataError, OutOfMemory
+from spectral_ft.errors import DataError, OutOfMemory, RunError
+from spectral_ft.stages import training
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
@@ -144,8 +149,6 @@ def test_a_finished_training_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "checkpoints").exists()
     origin = json.loads((tmp_path / "adapter" / "origin.json").read_text())
     assert origin["fingerprint"] == built().model.locate().fingerprint
-    from spectral_ft.stages import training
-
     monkeypatch.setattr(training, "load_base", None)
     again, _, more = trained(tmp_path)
     assert again == outcome and not more
@@ -190,6 +193,57 @@ def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left >= {"plan.json", "scores.json", "samples", "result.json"}
     assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}
+
+
+# ---- what a checkpoint must share with the run that goes on from it
+
+
+@pytest.mark.parametrize(("room", "counts"), [("training", True), ("adapters", True), ("reporting", False)])
+def test_code_that_trains_is_known_by_its_sources(
+    room: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(training.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("*.safetensors"))
+    here = training.code_fingerprint()
+    monkeypatch.setattr(training, "PACKAGE", copied)
+    assert training.code_fingerprint() == here
+    some = next((copied / room).glob("*.py"))
+    some.write_text(some.read_text() + "# changed\n")
+    assert (training.code_fingerprint() != here) is counts
+
+
+def test_all_that_a_training_loads_is_known_by_its_sources_or_does_not_compute() -> None:
+    """What is loaded beside composes, reads and writes files, or counts; a room that is added must be thought of."""
+    beside = {"experiment", "errors", "fingerprint", "machine", "storage", "processes", "bfloat16", "hub", "identity"}
+    beside |= {"configuration", "run_folder", "tracking", "reporting", "evaluation", "schema", "wandb_records"}
+    code = (
+        "import sys\nimport spectral_ft.stages.training, spectral_ft.training.train, spectral_ft.adapters.resize\n"
+        "print(' '.join({name.split('.')[1] for name in sys.modules if name.startswith('spectral_ft.')}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) - beside <= set(training.SOURCES) and {"training", "stages", "types"} <= set(loaded)
+
+
+def test_a_checkpoint_of_other_code_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("training.max_steps=4", "training.save_steps=2")
+
+    def cut(outcome: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_tell", cut)
+    monkeypatch.setattr("spectral_ft.training.checkpoints.remove_checkpoints", lambda folder: None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, *options)
+    (tmp_path / "train.json").unlink()
+    monkeypatch.setattr(training, "code_fingerprint", lambda: "d" * 32)
+    with pytest.raises(
+        RunError, match=r"checkpoint-4 was written by other code .* than this \(fingerprint ddddddddddd"
+    ):
+        trained(tmp_path, *options)
+    monkeypatch.undo()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(training, "first_process_first", nullcontext)
+    with pytest.raises(RunError, match=r"checkpoint-4 was written with a world size of 1, and this run has one of 2"):
+        trained(tmp_path, *options)
 
 
 # ---- what a run measures, and how it ends
