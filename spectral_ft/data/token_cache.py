@@ -25,7 +25,7 @@ from spectral_ft.data.tokenised import TokenisedExamples, tokenise
 from spectral_ft.storage import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Of the entries and of what `tokenise` makes of a text: raise it when either changes."""
 
 

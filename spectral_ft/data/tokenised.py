@@ -24,7 +24,9 @@ class TokenisedExamples(torch.utils.data.Dataset):
     rows: list[dict[str, Any]]
     """input_ids, shape (tokens,), and labels: (tokens,), (tokens to write,) or one number, by the kind of model."""
     truncated: int
+    """Cut at the length."""
     dropped: int
+    """Left out: longer, where that was asked, or cut before there is anything to learn from."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,7 +59,8 @@ def tokenise(
         kind: Of the model.
         labels: Of a classifier, in the order of their ids.
         max_length: Tokens; for seq2seq of the prompt and, apart from it, of the completion.
-        too_long: What to do with a longer example: cut it at the end, leave it out, or refuse.
+        too_long: What to do with a longer example: cut it at the end, leave it out, or refuse. One that is cut
+            before its completion begins is left out: a batch of such has no loss.
         train_on_inputs: Loss on the prompt too.
 
     Returns:
@@ -82,12 +85,12 @@ def tokenise(
                 f"training example {number} has {tokens} tokens, more than dataset.max_length={max_length}: "
                 f"{example.prompt[:60]!r}... Raise the length, or set dataset.too_long=truncate or drop."
             )
-        if cut and too_long == "drop":
+        if (cut and too_long == "drop") or not _teaches(row["labels"], shifted=kind == "causal_lm"):
             dropped += 1
             continue
         truncated += cut
         rows.append(row)
-    if not any(_teaches(row["labels"]) for row in rows):
+    if not rows:
         raise DataError(
             f"none of the {len(examples)} training examples has a completion within dataset.max_length={max_length} "
             f"tokens ({truncated} cut, {dropped} dropped): there is nothing to learn from. Raise the length."
@@ -95,8 +98,9 @@ def tokenise(
     return TokenisedExamples(rows, truncated, dropped)
 
 
-def _teaches(labels: list[int] | int) -> bool:
-    return isinstance(labels, int) or any(label != IGNORED for label in labels)
+def _teaches(labels: list[int] | int, *, shifted: bool) -> bool:
+    # The first token of a text that is continued is not learnt.
+    return isinstance(labels, int) or any(label != IGNORED for label in labels[shifted:])
 
 
 def _causal(

@@ -1,5 +1,6 @@
 """The examples of the training task as token ids, and batches of them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from spectral_ft.data.tokenised import TokenisedExamples
 
+log = logging.getLogger(__name__)
 Collate = Callable[[list[Any]], "dict[str, torch.Tensor]"]
 
 
@@ -67,8 +69,17 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
 
     left_out = training_overlap(experiment, folder).left_out
     held_out = dataset.validation_examples(left_out)
+    training = rows(dataset.examples(left_out))
+    if training.dropped:
+        log.warning(
+            "left out %d of %d training examples, %s dataset.max_length=%d tokens",
+            training.dropped,
+            len(training) + training.dropped,
+            "which are longer than" if dataset.too_long == "drop" else "whose completions begin beyond",
+            dataset.max_length,
+        )
     return Tokenised(
-        rows(dataset.examples(left_out)),
+        training,
         rows(held_out) if held_out else None,
         experiment.general_text.rows(tokenizer),
         padded_batch(source.kind, int(tokenizer.pad_token_id)),

@@ -59,6 +59,7 @@ class TrainOutcome:
     truncated_examples: int
     """Examples cut at the maximum length."""
     dropped_examples: int
+    """Examples left out, which were longer and should be, or were cut before there was anything to learn from."""
     best_step: int | None = None
     """Whose weights were kept; None where the last ones were."""
     validation_loss: HeldOutLoss | None = None

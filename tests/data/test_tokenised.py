@@ -70,6 +70,18 @@ def test_labels_that_are_all_cut_off_are_an_error(tokenizer: PreTrainedTokenizer
         tokenised(tokenizer, EXAMPLE, max_length=8, too_long="truncate")
 
 
+def test_what_is_cut_before_its_completion_is_left_out_and_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whatever is left has a learnt token beyond the first, which no causal model predicts."""
+    first = len(tokenizer(EXAMPLE.prompt)["input_ids"])
+    short, empty = Example("1+2=", "3"), Example("0" * 40, "")
+    for length, kept, truncated in ((first, 1, 0), (first + 1, 2, 1)):
+        found = tokenised(tokenizer, short, EXAMPLE, empty, max_length=length, too_long="truncate")
+        assert (len(found), found.truncated, found.dropped) == (kept, truncated, 3 - kept)
+        assert all(any(label != IGNORED for label in row["labels"][1:]) for row in found.rows)
+    whole = tokenised(tokenizer, short, EXAMPLE, max_length=first, too_long="truncate", train_on_inputs=True)
+    assert (len(whole), whole.truncated, whole.dropped) == (2, 1, 0)
+
+
 # A token a word: good 4, bad 5, film 6, a 7, the 8, not 9 behind [CLS] 2 ... [SEP] 3; one less behind ... </s> 2.
 REVIEWS = (Example("a good film", " positive"), Example("the bad", " negative"))
 

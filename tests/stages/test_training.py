@@ -195,6 +195,20 @@ def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
     assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}
 
 
+def test_examples_whose_completion_is_cut_off_spoil_no_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every third is too long, and a batch of one of these would have a mean over nothing."""
+    rows = [{"instruction": "1 plus 2?" * (1 if n % 3 else 30), "input": "", "output": "3"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = (
+        *("dataset=jsonl", f"dataset.data_dir={tmp_path / 'rows.jsonl'}", "dataset.prompt=plain", "dataset.limit=null"),
+        *("dataset.max_length=32", "dataset.validation=0", "training.micro_batch_size=1", "training.max_steps=4"),
+    )
+    outcome, _, log = trained(tmp_path / "run", *options)
+    assert outcome is not None and (outcome.examples, outcome.dropped_examples, outcome.truncated_examples) == (8, 4, 0)
+    assert all(row["loss"] > 0 for row in log)
+    assert "left out 4 of 12 training examples, whose completions begin beyond dataset.max_length=32" in caplog.text
+
+
 # ---- what a checkpoint must share with the run that goes on from it
 
 
