@@ -86,6 +86,7 @@ def train_adapter(
     if path.exists():
         return read_json(path, TrainOutcome)
     from spectral_ft.adapters.origin import write_origin
+    from spectral_ft.models.loading import autocast_dtype, compute_device
     from spectral_ft.training.arguments import optimizer_steps
     from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
     from spectral_ft.training.train import seed_everything, train
@@ -107,7 +108,7 @@ def train_adapter(
     plan = stood.plan if stood else plan
     with _memory_explained(experiment, plan, base, probe):
         model = load_base(experiment, checkpoint)
-        losses = HeldOutLosses(rows, batch_size=max(8, settings.micro_batch_size), divided=not settings.sharded)
+        losses = HeldOutLosses(rows, batch_size=settings.micro_batch_size, divided=not settings.sharded)
         before = losses.before(model, folder)
         seed_everything(experiment.seed)
         trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
@@ -142,6 +143,7 @@ def train_adapter(
             resume=resume,
             log_row=log_row,
             sampler=sampler,
+            bf16=autocast_dtype(experiment.model.dtype, compute_device()) is not None,
             validation_loss=(lambda: losses.of(trained.model, "validation").mean) if losses.has_validation else None,
         )
         changes = losses.changes(before, trained.model)

@@ -31,7 +31,9 @@ def optimizer_steps(settings: TrainingSettings, examples: int) -> int:
     return math.ceil(settings.epochs * math.ceil(micro_batches / accumulated))
 
 
-def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, folder: Path) -> TrainingArguments:
+def trainer_arguments(
+    settings: TrainingSettings, *, steps: int, seed: int, folder: Path, bf16: bool = False
+) -> TrainingArguments:
     """What the Trainer is told.
 
     Args:
@@ -39,6 +41,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         steps: Optimizer steps.
         seed: Of the order of examples and of dropout.
         folder: Of the checkpoints.
+        bf16: Compute products in bfloat16.
 
     Returns:
         The arguments.
@@ -55,7 +58,7 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         raise ConfigError(f"training.trainer_options.{unknown[0]} is no option of the Trainer: {hint}")
     options: dict[str, Any] = {
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "bf16": bf16,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # what is trained is used in every step
     } | (settings.trainer_options or {})

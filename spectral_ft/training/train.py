@@ -65,6 +65,7 @@ def train(
     sampler: Sampler[int] | None = None,
     possible_multipliers: Collection[float] = (),
     validation_loss: Callable[[], float] | None = None,
+    bf16: bool = False,
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
@@ -84,6 +85,7 @@ def train(
         sampler: The order of the examples; None shuffles them.
         possible_multipliers: Those that a later round may give.
         validation_loss: Of the model as it is; asked where `settings.validation_steps` says so.
+        bf16: Compute products in bfloat16.
 
     Returns:
         What it left and what it cost.
@@ -105,7 +107,7 @@ def train(
         )
     model = trained.model
     steps = optimizer_steps(settings, len(examples))
-    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints")
+    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints", bf16=bf16)
     if activation_checkpointing:
         recompute_activations(model)
     if settings.sharded:
@@ -135,8 +137,7 @@ def train(
         noted = stack.enter_context(signals_noted())
         stack.enter_context(logging_redirect_tqdm())
         if settings.fused_loss:
-            some = collate([examples[number] for number in range(settings.micro_batch_size)])
-            stack.enter_context(fused_head_loss(model, some))
+            stack.enter_context(fused_head_loss(model, collate([examples[0]])))  # whose logits are kept
         watch = Watch(
             trainer,
             trained,
@@ -157,6 +158,7 @@ def train(
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             watch.close()
+    peaks = peak_process_bytes(), peak_device_bytes()  # of the training, not of what is measured or saved after it
     step = trainer.state.global_step
     if watch.stopped_by is not None:
         raise Interrupted(
@@ -170,7 +172,7 @@ def train(
             trained.save(part)
     record.gather()
     tokens = int(trainer.state.num_input_tokens_seen)
-    (peak,) = totals([float(peak_process_bytes())])
+    (process_peak,) = totals([float(peaks[0])])
     return TrainOutcome(
         adapter="adapter",
         first_loss=record.losses[0],
@@ -180,8 +182,8 @@ def train(
         tokens=tokens,
         tokens_per_second=round(tokens / watch.seconds, 1),
         samples_per_second=round(record.examples / watch.seconds, 2),
-        peak_memory_bytes=int(peak),
-        peak_device_bytes=peak_device_bytes(),
+        peak_memory_bytes=int(process_peak),
+        peak_device_bytes=peaks[1],
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         examples=len(examples),
         truncated_examples=examples.truncated,

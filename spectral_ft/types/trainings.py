@@ -51,9 +51,10 @@ class TrainOutcome:
     samples_per_second: float
     """Examples as often as they were learnt from, the last batch of an epoch as small as it was; tokens likewise."""
     peak_memory_bytes: int
-    """Of the process, base model included; of all processes together."""
+    """Resident, of all processes together, until the training loop ended: the base model, torch itself, and whatever
+    the process held at once before it trained, such as a spectral pass or the base as it was read from its files."""
     peak_device_bytes: int | None
-    """Of the first process's CUDA device; None without one."""
+    """Allocated on the first process's CUDA device in the training loop, base model included; None without one."""
     trainable_parameters: int
     examples: int
     truncated_examples: int

@@ -279,6 +279,32 @@ def test_both_losses_are_measured_once_before(tmp_path: Path, monkeypatch: pytes
     assert again is not None and again.validation_loss == outcome.validation_loss
 
 
+def test_held_out_losses_take_batches_that_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger ones may not fit where training does."""
+    sizes: list[int] = []
+    mean_loss = held_out.mean_loss
+    monkeypatch.setattr(held_out, "mean_loss", lambda *a, **k: (sizes.append(k["batch_size"]), mean_loss(*a, **k))[1])
+    trained(tmp_path, "dataset.validation=5", "training.micro_batch_size=2")
+    assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize("mixed", [None, torch.bfloat16])
+def test_training_mixes_precisions_where_the_weights_say_so(
+    mixed: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def train(*args: object, bf16: bool, **options: object) -> None:
+        asked.append(bf16)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectral_ft.training.train.train", train)
+    monkeypatch.setattr("spectral_ft.models.loading.autocast_dtype", lambda dtype, device: mixed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path)
+    assert asked == [mixed is not None]
+
+
 def test_nothing_held_out_is_no_loss(tmp_path: Path) -> None:
     outcome, _, _ = trained(tmp_path, "dataset.validation=0", "general_text=none")
     assert outcome is not None and (outcome.validation_loss, outcome.general_loss) == (None, None)

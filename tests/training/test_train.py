@@ -251,6 +251,28 @@ def test_examples_are_counted_as_often_as_they_were_learnt_from(tmp_path: Path) 
     assert resume is not None and outcome.samples_per_second == pytest.approx(20 / outcome.seconds, rel=1e-2)
 
 
+def test_memory_is_that_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of what was tried before it, nor of what is saved after it."""
+    told: list[str] = []
+
+    class Tells(Log):
+        def __call__(self, row: dict[str, Any]) -> None:
+            told.append(f"step {row['step']}")
+
+    monkeypatch.setattr("spectral_ft.training.watch.forget_device_peak", lambda: told.append("forgotten"))
+    monkeypatch.setattr("spectral_ft.training.train.peak_device_bytes", lambda: told.append("device") or 7)
+    monkeypatch.setattr("spectral_ft.training.train.peak_process_bytes", lambda: told.append("process") or 8)
+    adapted = adapt("lora", frozen("llama"), BASE)
+    outcome = run(
+        adapted._replace(save=lambda folder: told.append("saved") or adapted.save(folder)),
+        tmp_path,
+        Tells(),
+        max_steps=1,
+    )
+    assert told == ["forgotten", "step 1", "process", "device", "saved"]
+    assert (outcome.peak_device_bytes, outcome.peak_memory_bytes) == (7, 8)
+
+
 def test_it_is_adamw_with_clipping_warm_up_and_decay(tmp_path: Path) -> None:
     """The same in eleven lines, on a training set of one batch."""
     ours, byhand = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
@@ -728,6 +750,17 @@ def test_a_trainer_option_is_passed_through(tmp_path: Path) -> None:
     assert any(
         not torch.equal(parameter, trained(noisy.model)[name]) for name, parameter in trained(plain.model).items()
     )
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_products_are_in_16_bits_where_that_was_asked_and_not_where_a_gpu_could(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    options = {"use_cpu": True, "dataloader_pin_memory": False}
+    told = {"steps": 1, "seed": 0, "folder": tmp_path, **({"bf16": True} if asked else {})}
+    assert trainer_arguments(replace(SETTINGS, trainer_options=options), **told).bf16 is asked
 
 
 @pytest.mark.parametrize(("processes", "accumulated"), [(1, 2), (2, 1)])
