@@ -34,6 +34,8 @@ class Tokenised(NamedTuple):
     """Rows of text that has nothing to do with the task; none where forgetting is not measured."""
     collate: Collate
     """Rows to a padded batch."""
+    named: Callable[[int], str]
+    """A training example by its place: the row of the data set, from 0, and how its prompt begins."""
 
 
 def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> Tokenised:
@@ -49,6 +51,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
     """
     from spectral_ft.data.collation import padded_batch
     from spectral_ft.data.token_cache import cached_tokenise
+    from spectral_ft.data.tokenised import SHOWN, row_of
     from spectral_ft.models.loading import load_tokenizer
 
     dataset, source = experiment.dataset, experiment.model
@@ -69,7 +72,14 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
 
     left_out = training_overlap(experiment, folder).left_out
     held_out = dataset.validation_examples(left_out)
-    training = rows(dataset.examples(left_out))
+    texts = dataset.examples(left_out)
+    training = rows(texts)
+    sources = [row_of(texts, place) for place in training.places]
+
+    def named(place: int) -> str:
+        begins = tokenizer.decode(training[place]["input_ids"], skip_special_tokens=True)
+        return f"{sources[place]} ({begins[:SHOWN]!r})"
+
     if training.dropped:
         log.warning(
             "left out %d of %d training examples, %s dataset.max_length=%d tokens",
@@ -83,6 +93,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
         rows(held_out) if held_out else None,
         experiment.general_text.rows(tokenizer),
         padded_batch(source.kind, int(tokenizer.pad_token_id)),
+        named,
     )
 
 

@@ -143,6 +143,7 @@ def train_adapter(
             resume=resume,
             log_row=log_row,
             sampler=sampler,
+            named=rows.named,
             bf16=autocast_dtype(experiment.model.dtype, compute_device()) is not None,
             validation_loss=(lambda: losses.of(trained.model, "validation").mean) if losses.has_validation else None,
         )

@@ -66,6 +66,7 @@ def train(
     possible_multipliers: Collection[float] = (),
     validation_loss: Callable[[], float] | None = None,
     bf16: bool = False,
+    named: Callable[[int], str] = str,
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
@@ -86,6 +87,7 @@ def train(
         possible_multipliers: Those that a later round may give.
         validation_loss: Of the model as it is; asked where `settings.validation_steps` says so.
         bf16: Compute products in bfloat16.
+        named: An example by its place, as a fault calls it.
 
     Returns:
         What it left and what it cost.
@@ -144,6 +146,7 @@ def train(
             rounds,
             validation=validation,
             record=record,
+            named=named,
             noted=noted,
             log_row=log_row,
             origin=origin,

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerState
 from spectral_ft.training.seam import Trained
 from spectral_ft.training.sharding import average_gradients
 from spectral_ft.training.trained_state import load_trained, save_trained
-from spectral_ft.types import IGNORED
+from spectral_ft.types import FILL, IGNORED
 
 NUMBERS = "example_numbers"
 """In a batch: which examples it holds."""
@@ -37,7 +37,7 @@ class NumberedExamples(Dataset[tuple[int, dict[str, Any]]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
-        if index < 0:  # fills the last batch of several processes
+        if index == FILL:
             two = self._rows[0]["input_ids"][:2]
             return index, {"input_ids": two, "labels": [IGNORED] * len(two)}
         return index, self._rows[index]

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from spectral_ft.training.seam import LogRow, Rounds, Trained
 from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer
 from spectral_ft.training.validation import Validation
+from spectral_ft.types import FILL
 
 log = logging.getLogger(__name__)
+NAMED = 16
+"""Rows that a fault names, at most."""
 
 
 class TrainingDiverged(SpectralFTError):  # noqa: N818 - reads as what happened
@@ -40,6 +44,7 @@ class Watch(TrainerCallback):
         *,
         validation: Validation,
         record: StepRecord,
+        named: Callable[[int], str],
         noted: Noted,
         log_row: LogRow,
         origin: Origin,
@@ -52,6 +57,7 @@ class Watch(TrainerCallback):
         self._rounds = rounds
         self._validation = validation
         self._record = record
+        self._named = named
         self._noted = noted
         self._log_row = log_row
         self._origin = origin
@@ -115,7 +121,7 @@ class Watch(TrainerCallback):
             of_step.append(norm.to(of_step[0]))
         values = torch.stack(of_step).tolist()  # waits for the device, once a step
         if all(map(math.isfinite, values)):
-            examples = sum(number >= 0 for numbers, _ in losses for number in numbers)
+            examples = sum(number != FILL for numbers, _ in losses for number in numbers)
             self._record.add(sum(values[: len(losses)]), examples)
             return
         culprits, what = losses, f"the norm of the gradient is {values[-1]}"
@@ -123,11 +129,13 @@ class Watch(TrainerCallback):
             if not math.isfinite(value):
                 culprits, what = [micro_batch], f"the training loss is {value}"
                 break
-        rows = ", ".join(str(number) for numbers, _ in culprits for number in numbers)
+        numbers = [number for numbers, _ in culprits for number in numbers if number != FILL]
+        rows = ", ".join(map(self._named, numbers[:NAMED]))
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         raise TrainingDiverged(
             f"{what} at step {state.global_step + 1}, in the {'micro batch' if len(culprits) == 1 else 'batch'} of "
-            f"training examples {rows} (counted from 0): lower training.learning_rate, or look for a broken example or "
-            "weight."
+            f"training rows {rows}{more} (counted from 0): lower training.learning_rate, or look for a broken "
+            "example or weight."
         )
 
     def on_optimizer_step(

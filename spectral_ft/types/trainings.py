@@ -7,6 +7,8 @@ from spectral_ft.types.strictness import STRICT
 
 IGNORED = -100
 """Label that the loss leaves out."""
+FILL = -1
+"""Number of no example: what fills the last batch of several processes, and is not learnt from."""
 
 
 @dataclass(frozen=True, config=STRICT)

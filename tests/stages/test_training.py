@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
 from spectral_ft.errors import DataError, OutOfMemory, RunError
-from spectral_ft.stages import training
+from spectral_ft.stages import examples, training
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
@@ -193,6 +193,22 @@ def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left >= {"plan.json", "scores.json", "samples", "result.json"}
     assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}
+
+
+def test_a_training_example_is_named_by_the_row_of_its_data_set(tmp_path: Path) -> None:
+    """Whatever was shuffled, held out, left out as too long, or taken from the cache."""
+    rows = [{"instruction": f"{n} plus 2?" + "?" * 60 * (n % 3 == 0), "output": "3"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = built(
+        *("dataset=jsonl", f"dataset.data_dir={tmp_path / 'rows.jsonl'}", "dataset.shuffle_seed=5"),
+        *("dataset.max_length=32", "dataset.validation=1", "dataset.limit=null"),
+    )
+    for _ in range(2):
+        found = examples.tokenised(experiment, experiment.model.locate(), tmp_path)
+        names = [found.named(place) for place in range(len(found.training))]
+        numbers = [int(name.partition(" ")[0]) for name in names]
+        assert names == [f"{n} ('{n} plus 2? 3')" for n in numbers] and numbers != sorted(numbers)
+        assert set(numbers) < {n for n in range(12) if n % 3} and len(numbers) >= 7
 
 
 def test_examples_whose_completion_is_cut_off_spoil_no_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from spectral_ft.training.arguments import trainer_arguments
 from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
 from spectral_ft.training.settings import RELIED_ON, TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
-from spectral_ft.types import MatrixAllocation, TrainOutcome
+from spectral_ft.types import FILL, MatrixAllocation, TrainOutcome
 from tests.methods.small_bases import adalora, adapt, even, frozen, logits, lora, seen, trained
 
 BASE = seen(frozen("llama"))
@@ -461,7 +461,7 @@ def test_a_loss_that_is_no_number_names_its_examples_before_it_reaches_a_weight(
         row["input_ids"] = [31 if number == 17 else min(token, 30) for token in row["input_ids"]]
     adapted = adapt("lora", model, BASE)
     with pytest.raises(
-        TrainingDiverged, match=r"loss is nan at step \d+, in the micro batch of .* examples (17, \d+|\d+, 17) "
+        TrainingDiverged, match=r"loss is nan at step \d+, in the micro batch of .* rows (17, \d+|\d+, 17) "
     ):
         run(adapted, tmp_path, examples=examples)
     assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
@@ -487,15 +487,25 @@ def test_a_gradient_that_is_no_number_reaches_neither_a_weight_nor_a_checkpoint(
         return arguments
 
     monkeypatch.setattr("spectral_ft.training.train.trainer_arguments", unclipped)
-    sentence = (
-        rf"^the norm of the gradient is nan at step {step}, in the batch of training examples \d+, \d+, \d+, \d+ "
-    )
+    sentence = rf"^the norm of the gradient is nan at step {step}, in the batch of training rows \d+, \d+, \d+, \d+ "
     with pytest.raises(TrainingDiverged, match=sentence):
         run(adapted, tmp_path)
     assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
     assert not (tmp_path / "adapter").exists() and not (tmp_path / "checkpoints" / f"checkpoint-{step}").exists()
     whole = last_checkpoint(tmp_path / "checkpoints", ORIGIN)
     assert (whole and whole.name) == (None if step == 4 else "checkpoint-8")
+
+
+def test_a_fault_names_rows_of_the_data_and_nothing_that_fills_a_batch(broken: Adapted, tmp_path: Path) -> None:
+    sampler = [*range(3), FILL] * 3
+    options: dict[str, Any] = {"examples": Examples(12), "sampler": sampler, "micro_batch_size": 4}
+    with pytest.raises(
+        TrainingDiverged, match=r"of training rows 100 \(a\), 101 \(b\), 102 \(c\) \(counted from 0\): "
+    ):
+        run(broken, tmp_path, named=lambda place: f"{100 + place} ({'abc'[place]})", **options)
+    options |= {"sampler": [0] * 40, "batch_size": 20, "micro_batch_size": 20, "examples": Examples(40)}
+    with pytest.raises(TrainingDiverged, match=r"of training rows (0, ){15}0 and 4 more \(counted from 0\): "):
+        run(broken, tmp_path, **options)
 
 
 # ---- how far backward goes
