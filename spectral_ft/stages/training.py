@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import DataError, OutOfMemory
-from spectral_ft.experiment import Experiment
+from spectral_ft.experiment import Experiment, Scheduled
 from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 from spectral_ft.machine import git_commit, package_versions
 from spectral_ft.methods.none import Nothing
@@ -82,18 +82,25 @@ def train_adapter(
     """
     if isinstance(experiment.method, Nothing):
         return None
+    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+
     path = folder / "train.json"
     if path.exists():
+        if is_first():
+            remove_checkpoints(folder)  # there, if the run was cut after it had written its record
         return read_json(path, TrainOutcome)
     from spectral_ft.adapters.origin import write_origin
     from spectral_ft.models.loading import autocast_dtype, compute_device
-    from spectral_ft.training.arguments import optimizer_steps
-    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+    from spectral_ft.training.arguments import check_amount, optimizer_steps
     from spectral_ft.training.train import seed_everything, train
 
     settings = experiment.training
     with first_process_first():
         rows = tokenised(experiment, checkpoint, folder)
+        check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
+        steps = optimizer_steps(settings, len(rows.training))
+        if isinstance(experiment.method, Scheduled):
+            experiment.method.check_steps(steps)
         origin = Origin(
             run_id=experiment.run_id,
             plan=text_fingerprint(repr(plan)),
@@ -103,7 +110,6 @@ def train_adapter(
             processes=process_count(),
         )
         resume = last_checkpoint(folder / "checkpoints", origin)
-    steps = optimizer_steps(settings, len(rows.training))
     stood = state_of(resume) if resume else None
     plan = stood.plan if stood else plan
     with _memory_explained(experiment, plan, base, probe):

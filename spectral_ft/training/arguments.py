@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.processes import process_count
 from spectral_ft.training.settings import TrainingSettings
 
@@ -29,6 +29,29 @@ def optimizer_steps(settings: TrainingSettings, examples: int) -> int:
     micro_batches = math.ceil(examples / settings.micro_batch_size)
     accumulated = settings.batch_size // settings.micro_batch_size
     return math.ceil(settings.epochs * math.ceil(micro_batches / accumulated))
+
+
+def check_amount(settings: TrainingSettings, *, examples: int, any_held_out: bool) -> None:
+    """Whether there are enough examples.
+
+    Args:
+        settings: Of the training stage.
+        examples: In the training set.
+        any_held_out: Whether there are validation examples.
+
+    Raises:
+        DataError: If there are fewer examples than one batch, or no validation examples where they are looked at.
+    """
+    if examples < settings.batch_size:
+        raise DataError(
+            f"{examples} training examples are fewer than training.batch_size={settings.batch_size}: "
+            "lower the batch, or raise dataset.limit."
+        )
+    if settings.validation_steps is not None and not any_held_out:
+        raise DataError(
+            f"training.validation_steps={settings.validation_steps} looks at validation examples, and there are none: "
+            "raise dataset.validation, or give more data."
+        )
 
 
 def trainer_arguments(

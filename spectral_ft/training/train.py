@@ -15,10 +15,10 @@ from torch.utils.data import Sampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PrinterCallback, set_seed
 
-from spectral_ft.errors import DataError, Interrupted
+from spectral_ft.errors import Interrupted
 from spectral_ft.processes import is_first, totals
 from spectral_ft.storage import replacing
-from spectral_ft.training.arguments import optimizer_steps, trainer_arguments
+from spectral_ft.training.arguments import check_amount, optimizer_steps, trainer_arguments
 from spectral_ft.training.backward import pretrained, recompute_activations
 from spectral_ft.training.checkpoints import Origin, seconds_of, step_of
 from spectral_ft.training.head_loss import fused_head_loss
@@ -94,19 +94,10 @@ def train(
 
     Raises:
         DataError: If there are fewer examples than one batch, or no validation examples where they are looked at.
-        TrainingDiverged: If the loss is not finite.
+        TrainingDiverged: If the loss or the gradient is not finite.
         Interrupted: If somebody asked to stop; a checkpoint was written.
     """
-    if len(examples) < settings.batch_size:
-        raise DataError(
-            f"{len(examples)} training examples are fewer than training.batch_size={settings.batch_size}: "
-            "lower the batch, or raise dataset.limit."
-        )
-    if settings.validation_steps is not None and validation_loss is None:
-        raise DataError(
-            f"training.validation_steps={settings.validation_steps} looks at validation examples, and there are none: "
-            "raise dataset.validation, or give more data."
-        )
+    check_amount(settings, examples=len(examples), any_held_out=validation_loss is not None)
     model = trained.model
     steps = optimizer_steps(settings, len(examples))
     arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints", bf16=bf16)

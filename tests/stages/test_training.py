@@ -1,6 +1,7 @@
 """What the training stage makes of a plan; oracles: Adam's first step, counted forward passes, the record."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
-from spectral_ft.errors import DataError, OutOfMemory, RunError
+from spectral_ft.errors import DataError, OutOfMemory, PlanError, RunError
 from spectral_ft.stages import examples, training
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
@@ -223,6 +224,47 @@ def test_examples_whose_completion_is_cut_off_spoil_no_batch(tmp_path: Path, cap
     assert outcome is not None and (outcome.examples, outcome.dropped_examples, outcome.truncated_examples) == (8, 4, 0)
     assert all(row["loss"] > 0 for row in log)
     assert "left out 4 of 12 training examples, whose completions begin beyond dataset.max_length=32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        (("dataset.limit=3",), DataError, "3 training examples are fewer than training.batch_size=4: lower the batch"),
+        (
+            ("training.validation_steps=1", "dataset.validation=0"),
+            DataError,
+            "training.validation_steps=1 looks at validation examples, and there are none: raise dataset.validation",
+        ),
+        (("method=adalora",), PlanError, "a training of 1 steps is too short for AdaLoRA: method.tinit="),
+    ],
+)
+def test_too_little_is_told_before_the_base_is_loaded(
+    options: tuple[str, ...],
+    error: type[Exception],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "load_base", lambda *args: pytest.fail("it was loaded"))
+    with pytest.raises(error, match=re.escape(sentence)):
+        trained(tmp_path, *options)
+
+
+def test_what_a_cut_left_of_a_finished_training_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the record and the removal of the checkpoints."""
+
+    def cut(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spectral_ft.training.checkpoints.remove_checkpoints", cut)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, "training.save_steps=1")
+    assert (tmp_path / "train.json").exists() and (tmp_path / "checkpoints" / "checkpoint-1").is_dir()
+    for process, left in ((1, True), (0, False)):
+        monkeypatch.setenv("RANK", str(process))
+        assert trained(tmp_path, "training.save_steps=1").outcome == read_json(tmp_path / "train.json", TrainOutcome)
+        assert (tmp_path / "checkpoints").exists() is left
 
 
 # ---- what a checkpoint must share with the run that goes on from it
