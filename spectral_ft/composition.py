@@ -15,7 +15,7 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.methods.eva import Eva
 from spectral_ft.methods.none import Nothing
-from spectral_ft.processes import process_count
+from spectral_ft.processes import process_count, wrapped_by
 from spectral_ft.spectral.metrics import COLUMNS
 from spectral_ft.types import PROBE_COLUMNS
 
@@ -156,6 +156,11 @@ def _faults_of_training(experiment: Experiment) -> Iterator[str]:
 def _faults_of_processes(experiment: Experiment) -> Iterator[str]:
     method, label = experiment.method, experiment.quantization.label
     said = f"method={method.name}"
+    if wrapper := wrapped_by():
+        yield (
+            f"accelerate was told to put {wrapper} around the model, which the run divides itself where it shall: use "
+            "accelerate launch --config_file launch/ddp.yaml, or launch/sharded.yaml with training.sharded=true."
+        )
     if process_count() > 1 and method.rounds > 1:
         yield (
             f"method.rounds={method.rounds} does not go with {process_count()} processes, which agree before the first "

@@ -144,6 +144,15 @@ class Costed(Protocol):
         ...
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A method that does something at certain shares of the steps."""
+
+    def check_steps(self, steps: int) -> None:
+        """Fail where a training is too short for it."""
+        ...
+
+
 class TrainingData(Protocol):
     """Prompts and completions, and how they are cut."""
 

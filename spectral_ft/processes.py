@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)
 """How long the others wait for the first process: as long as the spectral pass of a large model may take."""
 
+WRAPPERS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+"""Variables by which accelerate's launcher tells its library what to put around a model, to what that is."""
+
 
 class OtherProcessFailed(SystemExit):
     """The first process of this run failed, and has said why."""
@@ -32,7 +39,7 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def process_number() -> int:
+def process_index() -> int:
     """Which of them this is.
 
     Returns:
@@ -41,13 +48,25 @@ def process_number() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def wrapped_by() -> str | None:
+    """What `accelerate launch` would put around the model of its own accord.
+
+    Returns:
+        Its name there; None where it leaves the model alone.
+    """
+    for variable, name in WRAPPERS.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            return name
+    return None
+
+
 def is_first() -> bool:
     """Whether this process writes files, scores and talks.
 
     Returns:
         True in the first, or only, process.
     """
-    return process_number() == 0
+    return process_index() == 0
 
 
 def meet() -> None:

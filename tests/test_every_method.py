@@ -132,7 +132,8 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], 
 
     def make(experiment: Experiment) -> list[dict[str, torch.Tensor]]:
         if not found:
-            examples, _, _, collate = tokenised(experiment, experiment.model.locate(), tmp_path_factory.mktemp("data"))
+            data = tokenised(experiment, experiment.model.locate(), tmp_path_factory.mktemp("data"))
+            examples, collate = data.training, data.collate
             found.extend(collate([examples[4 * i + j] for j in range(4)]) for i in range(STEPS))
         return found
 

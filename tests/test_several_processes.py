@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from spectral_ft.composition import check_composition
+from spectral_ft.errors import ConfigError
+from spectral_ft.processes import WRAPPERS
 from tests.conftest import REPOSITORY
+from tests.test_compose import built
 
 QUICK = (
     "training.max_steps=10",
@@ -41,10 +45,13 @@ SETUPS = {
 }
 
 
-def start(folder: Path, cache_folder: Path, *options: str, processes: int) -> "subprocess.Popen[str]":
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def start(
+    folder: Path, cache_folder: Path, *options: str, processes: int, launcher: list[str] | None = None
+) -> "subprocess.Popen[str]":
+    if launcher is None:
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "spectral_ft.run", f"hydra.run.dir={folder}", *QUICK, *options]
     environment = {
         **os.environ,
@@ -63,6 +70,13 @@ def ended(process: "subprocess.Popen[str]") -> str:
 def losses(run: Path) -> list[float]:
     rows = map(json.loads, (run / "train.jsonl").read_text().splitlines())
     return [row["loss"] for row in rows if "loss" in row]
+
+
+def examples_of(steps: int, options: tuple[str, ...]) -> int:
+    """How many examples so many steps learn from: 16 each, fewer in the last of an epoch."""
+    limit = next((int(each.partition("=")[2]) for each in options[::-1] if each.startswith("dataset.limit")), 100)
+    an_epoch = -(-limit // 16)
+    return steps // an_epoch * limit + steps % an_epoch * 16
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +107,8 @@ def test_two_processes_train_what_one_does(name: str, by_one: Any, tmp_path: Pat
         assert mine[loss]["after"] == pytest.approx(others[loss]["after"], abs=1e-3)
     assert mine["trainable_parameters"] == others["trainable_parameters"]
     assert 0 <= mine["tokens"] - others["tokens"] <= 2 * 4  # what fills the last batch is read too
+    examples = [round(told_of["samples_per_second"] * told_of["seconds"]) for told_of in (mine, others)]
+    assert examples == pytest.approx([examples_of(10, options)] * 2, abs=1)
     # Everything but the training was done, and told, once.
     for once in ("allocated", "trained 10 steps", "scored wordmath (base)", "scored wordmath (tuned)"):
         assert told.count(once) == 1
@@ -103,6 +119,28 @@ def test_two_processes_train_what_one_does(name: str, by_one: Any, tmp_path: Pat
     for key, tensor in load_file(one / "adapter" / "adapter_model.safetensors").items():
         found = load_file(two / "adapter" / "adapter_model.safetensors")[key]
         assert (found - tensor).abs().max() < 1e-4, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "sharded"])
+def test_accelerate_launches_with_the_files_that_are_shipped(name: str, by_one: Any, tmp_path: Path) -> None:
+    """The command of each file's first line, which the README has too."""
+    file = REPOSITORY / "launch" / f"{name}.yaml"
+    said, found = file.read_text().splitlines()[0], tmp_path / "run"
+    assert said.startswith(f"# accelerate launch --config_file launch/{name}.yaml -m spectral_ft.run ...")
+    given = tuple(said.partition(" ... ")[2].split())
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    ended(start(found, tmp_path / "cache", *given, processes=2, launcher=launcher))
+    assert losses(found) == pytest.approx(losses(by_one("quantization=none")), abs=1e-4)
+    assert f"--config_file launch/{name}.yaml" in (REPOSITORY / "launch" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("variable", WRAPPERS)
+def test_accelerate_wraps_nothing_around_the_model(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "true")
+    sentence = f"accelerate was told to put {WRAPPERS[variable]} around the model, which the run divides itself"
+    with pytest.raises(ConfigError, match=sentence):
+        check_composition(built())
 
 
 @pytest.mark.slow

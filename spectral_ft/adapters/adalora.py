@@ -1,5 +1,6 @@
 """AdaLoRA's adapters and its allocator, whose state can be kept."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,27 @@ def restore_allocator(model: PeftModel, state: dict[str, Any]) -> None:
     _config(model).rank_pattern = state["rank_pattern"]
 
 
+def save_adalora(model: PeftModel, folder: Path) -> None:
+    """Write the adapters as they are.
+
+    PEFT writes the singular values that were left when it last masked them, and those of the others that have grown
+    again by then count in the model too: a training that ends between two maskings, or goes back to a step between
+    them, would be saved as another model.
+
+    Args:
+        model: As `add_adalora` made it.
+        folder: Made where it is missing.
+    """
+    pattern = _config(model).rank_pattern
+    if pattern is not None:
+        grown = {
+            name: [kept or bool(value) for kept, value in zip(mask, _singular_values(model, name), strict=True)]
+            for name, mask in pattern.items()
+        }
+        _config(model).rank_pattern = grown
+    model.save_pretrained(str(folder))
+
+
 def ranks(model: PeftModel) -> dict[str, int]:
     """How many singular values each adapter has left.
 
@@ -78,6 +100,13 @@ def ranks(model: PeftModel) -> dict[str, int]:
         for name, layer in model.get_base_model().named_modules()
         if ADAPTER in getattr(layer, "lora_E", {})
     }
+
+
+def _singular_values(model: PeftModel, name: str) -> list[float]:
+    # The allocator's names have the adapter's in them, and no longer once PEFT has saved the model.
+    full = name if name.endswith(f".{ADAPTER}") else f"{name}.{ADAPTER}"
+    values: list[float] = model.get_base_model().get_parameter(full).view(-1).tolist()
+    return values
 
 
 def _tuner(model: PeftModel) -> AdaLoraModel:

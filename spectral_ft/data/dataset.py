@@ -22,6 +22,8 @@ class Example(NamedTuple):
 
     prompt: str
     completion: str
+    row: int | None = None
+    """Of the data set it comes from, counted from 0; None: of no data set."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -114,13 +116,13 @@ class Dataset:
         rows = list(enumerate(self._items()))
         if self.shuffle_seed is not None:
             random.Random(self.shuffle_seed).shuffle(rows)
-        items = [item for row, item in rows if row not in left_out]
+        items = [(row, item) for row, item in rows if row not in left_out]
         held = held_out_places(len(items), self.validation, limit=self.limit)
         template = TEMPLATES[self.prompt]
         chosen = [item for place, item in enumerate(items) if (place in held) == held_out]
         return [
-            _joined(template(item.instruction), item.completion)
-            for item in (chosen if held_out else chosen[: self.limit])
+            _joined(template(item.instruction), item.completion)._replace(row=row)
+            for row, item in (chosen if held_out else chosen[: self.limit])
         ]
 
     def _items(self) -> list[Item]:

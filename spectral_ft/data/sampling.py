@@ -19,16 +19,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from spectral_ft.types import FILL
+
 MEGA_BATCH = 50
 """Batches that are sorted together, at most: more leaves less to chance and saves little padding."""
 MEGA_BATCHES = 4
 """Of a small data set, at least: one alone would have the same neighbours in every epoch."""
 
 T = TypeVar("T")
-
-
-FILL = -1
-"""Stands for no example: what fills the last batch of several processes, and is not learnt from."""
 
 
 class RandomOrder(torch.utils.data.Sampler[int]):

@@ -25,7 +25,7 @@ from spectral_ft.data.tokenised import TokenisedExamples, tokenise
 from spectral_ft.storage import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 3
 """Of the entries and of what `tokenise` makes of a text: raise it when either changes."""
 
 
@@ -89,12 +89,13 @@ def cached_tokenise(
 def _digest(examples: Sequence[Example], tokenizer_fingerprint: str, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, tokenizer_fingerprint, settings], sort_keys=True).encode())
     for example in examples:
-        digest.update(json.dumps(example).encode())  # quoted: no two lists of texts are written alike
+        # quoted, so that no two lists of texts are written alike; the row that a text comes from is no matter
+        digest.update(json.dumps([example.prompt, example.completion]).encode())
     return digest.hexdigest()
 
 
 def _write(path: Path, examples: TokenisedExamples) -> None:
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {"places": np.array(examples.places, dtype=np.int64)}
     for column in ("input_ids", "labels"):
         values = [row[column] for row in examples.rows]
         if isinstance(values[0], int):  # one label a row
@@ -115,7 +116,7 @@ def _read(path: Path) -> TokenisedExamples:
         raise ValueError("the checksum differs")
     input_ids, labels = (_values(arrays, column) for column in ("input_ids", "labels"))
     rows = [{"input_ids": ids, "labels": label} for ids, label in zip(input_ids, labels, strict=True)]
-    return TokenisedExamples(rows, int(head["truncated"]), int(head["dropped"]))
+    return TokenisedExamples(rows, int(head["truncated"]), int(head["dropped"]), arrays["places"].tolist())
 
 
 def _values(arrays: Mapping[str, np.ndarray], column: str) -> list[Any]:

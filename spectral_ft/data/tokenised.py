@@ -16,6 +16,9 @@ from spectral_ft.data.dataset import Example
 from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.types import IGNORED
 
+SHOWN = 60
+"""Letters of a prompt that name it."""
+
 
 @dataclass(frozen=True)
 class TokenisedExamples(torch.utils.data.Dataset):
@@ -24,7 +27,11 @@ class TokenisedExamples(torch.utils.data.Dataset):
     rows: list[dict[str, Any]]
     """input_ids, shape (tokens,), and labels: (tokens,), (tokens to write,) or one number, by the kind of model."""
     truncated: int
+    """Cut at the length."""
     dropped: int
+    """Left out: longer, where that was asked, or cut before there is anything to learn from."""
+    places: list[int]
+    """Of each row, the place of its example among those that were given."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,7 +64,8 @@ def tokenise(
         kind: Of the model.
         labels: Of a classifier, in the order of their ids.
         max_length: Tokens; for seq2seq of the prompt and, apart from it, of the completion.
-        too_long: What to do with a longer example: cut it at the end, leave it out, or refuse.
+        too_long: What to do with a longer example: cut it at the end, leave it out, or refuse. One that is cut
+            before its completion begins is left out: a batch of such has no loss.
         train_on_inputs: Loss on the prompt too.
 
     Returns:
@@ -74,29 +82,47 @@ def tokenise(
             "it to false."
         )
     rows: list[dict[str, Any]] = []
+    places: list[int] = []
     truncated = dropped = 0
     encoded = _ENCODERS[kind](examples, tokenizer, labels or (), max_length, train_on_inputs)
-    for number, (example, (row, tokens, cut)) in enumerate(zip(examples, encoded, strict=True), start=1):
+    for place, (example, (row, tokens, cut)) in enumerate(zip(examples, encoded, strict=True)):
         if cut and too_long == "error":
             raise DataError(
-                f"training example {number} has {tokens} tokens, more than dataset.max_length={max_length}: "
-                f"{example.prompt[:60]!r}... Raise the length, or set dataset.too_long=truncate or drop."
+                f"training row {row_of(examples, place)} (counted from 0; {example.prompt[:SHOWN]!r}) has {tokens} "
+                f"tokens, more than dataset.max_length={max_length}: raise the length, or set "
+                "dataset.too_long=truncate or drop."
             )
-        if cut and too_long == "drop":
+        if (cut and too_long == "drop") or not _teaches(row["labels"], shifted=kind == "causal_lm"):
             dropped += 1
             continue
         truncated += cut
         rows.append(row)
-    if not any(_teaches(row["labels"]) for row in rows):
+        places.append(place)
+    if not rows:
         raise DataError(
             f"none of the {len(examples)} training examples has a completion within dataset.max_length={max_length} "
             f"tokens ({truncated} cut, {dropped} dropped): there is nothing to learn from. Raise the length."
         )
-    return TokenisedExamples(rows, truncated, dropped)
+    return TokenisedExamples(rows, truncated, dropped, places)
 
 
-def _teaches(labels: list[int] | int) -> bool:
-    return isinstance(labels, int) or any(label != IGNORED for label in labels)
+def row_of(examples: Sequence[Example], place: int) -> int:
+    """Where an example comes from.
+
+    Args:
+        examples: All.
+        place: Of one among them.
+
+    Returns:
+        The row of its data set, from 0; its place where it comes from none.
+    """
+    row = examples[place].row
+    return place if row is None else row
+
+
+def _teaches(labels: list[int] | int, *, shifted: bool) -> bool:
+    # The first token of a text that is continued is not learnt.
+    return isinstance(labels, int) or any(label != IGNORED for label in labels[shifted:])
 
 
 def _causal(
@@ -159,12 +185,13 @@ def _classifier(
     whole = tokenizer(texts, verbose=False)["input_ids"]
     kept = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]  # keeps the marks around the text
     found = []
-    for number, (example, full, ids) in enumerate(zip(examples, whole, kept, strict=True), start=1):
+    for place, (example, full, ids) in enumerate(zip(examples, whole, kept, strict=True)):
         name = example.completion.strip()
         if name not in numbers:
             raise DataError(
-                f"training example {number} has the label {name!r}, none of model.labels={list(labels)}: take a data "
-                "set of these classes, or correct the labels."
+                f"training row {row_of(examples, place)} (counted from 0; {example.prompt[:SHOWN]!r}) has the label "
+                f"{name!r}, none of model.labels={list(labels)}: take a data set of these classes, or correct the "
+                "labels."
             )
         row = {"input_ids": list(ids), "labels": numbers[name]}
         found.append(_Encoded(row, len(full), cut=len(full) > max_length))

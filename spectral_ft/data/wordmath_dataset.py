@@ -46,8 +46,8 @@ class WordMath:
         Returns:
             Prompts and completions: `limit`, less those that are left out.
         """
-        drawn = _texts(self.limit, split="train", seed=self.data_seed)
-        return [example for place, example in enumerate(drawn) if place not in left_out]
+        drawn = _texts(self.limit, split="train", seed=self.data_seed, first=0)
+        return [example for example in drawn if example.row not in left_out]
 
     def validation_examples(self, left_out: Collection[int] = ()) -> list[Example]:
         """Examples that are not trained on, nor tested on.
@@ -58,12 +58,13 @@ class WordMath:
         Returns:
             Prompts and completions: `validation`, less those that are left out.
         """
-        drawn = _texts(self.validation, split="dev", seed=self.data_seed)
-        return [example for place, example in enumerate(drawn, start=self.limit) if place not in left_out]
+        drawn = _texts(self.validation, split="dev", seed=self.data_seed, first=self.limit)
+        return [example for example in drawn if example.row not in left_out]
 
 
-def _texts(count: int, *, split: Split, seed: int) -> list[Example]:
-    return [Example(problem.question, problem.answer) for problem in draw_problems(count, split=split, seed=seed)]
+def _texts(count: int, *, split: Split, seed: int, first: int) -> list[Example]:
+    problems = draw_problems(count, split=split, seed=seed)
+    return [Example(problem.question, problem.answer, row) for row, problem in enumerate(problems, start=first)]
 
 
 def evaluation_items(*, count: int, data_seed: int, split: Literal["dev", "test"]) -> list[Item]:

@@ -123,12 +123,8 @@ class AdaLora:
 
         from spectral_ft.adapters import adalora
 
-        first, tinit, tfinal = plan.adapted[0], round(self.tinit * steps), round(self.tfinal * steps)
-        if not steps - tfinal - 1 > 0 or tinit >= steps - tfinal:
-            raise PlanError(
-                f"a training of {steps} steps is too short for AdaLoRA: method.tinit={self.tinit:g} and "
-                f"method.tfinal={self.tfinal:g} leave no step in which ranks could go. Raise training.max_steps."
-            )
+        self.check_steps(steps)
+        first, (tinit, tfinal) = plan.adapted[0], self._schedule(steps)
         smaller_side = {matrix.name: matrix.smaller_side for matrix in base.matrices}
         initial = self._initial_rank(first.rank, min(smaller_side[a.name] for a in plan.adapted))
         config = AdaLoraConfig(
@@ -148,11 +144,30 @@ class AdaLora:
         adapted = adalora.add_adalora(model, config)
         return Adapted(
             adapted,
-            save=lambda folder: adapted.save_pretrained(str(folder)),
+            save=partial(adalora.save_adalora, adapted),
             after_step=partial(adalora.after_step, adapted),
             state=partial(adalora.allocator_state, adapted),
             restore=partial(adalora.restore_allocator, adapted),
         )
+
+    def check_steps(self, steps: int) -> None:
+        """Look for a step in which ranks could go.
+
+        Args:
+            steps: Of the training.
+
+        Raises:
+            PlanError: If there is none.
+        """
+        tinit, tfinal = self._schedule(steps)
+        if not steps - tfinal - 1 > 0 or tinit >= steps - tfinal:
+            raise PlanError(
+                f"a training of {steps} steps is too short for AdaLoRA: method.tinit={self.tinit:g} and "
+                f"method.tfinal={self.tfinal:g} leave no step in which ranks could go. Raise training.max_steps."
+            )
+
+    def _schedule(self, steps: int) -> tuple[int, int]:
+        return round(self.tinit * steps), round(self.tfinal * steps)
 
     def _initial_rank(self, rank: int, largest: int) -> int:
         initial = min(round(self.initial_factor * rank), largest)

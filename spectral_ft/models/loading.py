@@ -66,6 +66,21 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.d
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
+def autocast_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
+    """The dtype that training computes products in, where it is another one than the weights'.
+
+    Args:
+        dtype: The option.
+        device: Where the model will run.
+
+    Returns:
+        bfloat16 where the weights are in it on a GPU that has it, for the adapters, which are in float32; None
+        elsewhere: who asked for float32 gets float32.
+    """
+    asked = device.type != "cpu" and resolve_dtype(dtype, device) == torch.bfloat16
+    return torch.bfloat16 if asked and torch.cuda.is_bf16_supported() else None
+
+
 def load_model(
     folder: Path,
     *,

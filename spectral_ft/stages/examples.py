@@ -1,5 +1,6 @@
 """The examples of the training task as token ids, and batches of them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from spectral_ft.data.tokenised import TokenisedExamples
 
+log = logging.getLogger(__name__)
 Collate = Callable[[list[Any]], "dict[str, torch.Tensor]"]
 
 
@@ -32,6 +34,8 @@ class Tokenised(NamedTuple):
     """Rows of text that has nothing to do with the task; none where forgetting is not measured."""
     collate: Collate
     """Rows to a padded batch."""
+    named: Callable[[int], str]
+    """A training example by its place: the row of the data set, from 0, and how its prompt begins."""
 
 
 def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> Tokenised:
@@ -47,6 +51,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
     """
     from spectral_ft.data.collation import padded_batch
     from spectral_ft.data.token_cache import cached_tokenise
+    from spectral_ft.data.tokenised import SHOWN, row_of
     from spectral_ft.models.loading import load_tokenizer
 
     dataset, source = experiment.dataset, experiment.model
@@ -67,11 +72,28 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
 
     left_out = training_overlap(experiment, folder).left_out
     held_out = dataset.validation_examples(left_out)
+    texts = dataset.examples(left_out)
+    training = rows(texts)
+    sources = [row_of(texts, place) for place in training.places]
+
+    def named(place: int) -> str:
+        begins = tokenizer.decode(training[place]["input_ids"], skip_special_tokens=True)
+        return f"{sources[place]} ({begins[:SHOWN]!r})"
+
+    if training.dropped:
+        log.warning(
+            "left out %d of %d training examples, %s dataset.max_length=%d tokens",
+            training.dropped,
+            len(training) + training.dropped,
+            "which are longer than" if dataset.too_long == "drop" else "whose completions begin beyond",
+            dataset.max_length,
+        )
     return Tokenised(
-        rows(dataset.examples(left_out)),
+        training,
         rows(held_out) if held_out else None,
         experiment.general_text.rows(tokenizer),
         padded_batch(source.kind, int(tokenizer.pad_token_id)),
+        named,
     )
 
 

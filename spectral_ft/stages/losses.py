@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectral_ft.processes import process_count, process_number, totals
+from spectral_ft.processes import process_count, process_index, totals
 from spectral_ft.stages.examples import Tokenised
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import HeldOutLoss
@@ -51,7 +51,7 @@ class HeldOutLosses:
         path = folder / FILE
         if not path.exists():
             found = {name: self.of(model, name) for name, rows in self._rows.items() if rows}
-            if process_number() == 0:
+            if process_index() == 0:
                 write_json(path, {name: [loss.mean, loss.tokens] for name, loss in found.items()})
             return {name: (loss.mean, loss.tokens) for name, loss in found.items()}
         return read_json(path, dict[str, tuple[float, int]])
@@ -82,7 +82,7 @@ class HeldOutLosses:
 
         # By length, so that the parts take equally long.
         rows = sorted(self._rows[name], key=lambda row: len(row["input_ids"]))
-        rows = rows[process_number() % self._parts :: self._parts]
+        rows = rows[process_index() % self._parts :: self._parts]
         own = mean_loss(model, rows, self._collate, batch_size=self._batch_size)
         total, tokens = totals([own.total, float(own.tokens)])
         measured_by = process_count() // self._parts

@@ -77,7 +77,7 @@ def estimated_step(
         return None
     import torch
 
-    from spectral_ft.models.loading import compute_device, resolve_dtype
+    from spectral_ft.models.loading import autocast_dtype, compute_device, resolve_dtype
     from spectral_ft.training.backward import recompute_activations
     from spectral_ft.training.footprint import estimate_footprint
     from spectral_ft.training.head_loss import fused_head_loss
@@ -109,7 +109,7 @@ def estimated_step(
                 optimizer_bytes=next(
                     (size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER
                 ),
-                autocast=None if device.type == "cpu" else dtype,
+                autocast=autocast_dtype(experiment.model.dtype, device),
                 through_all=through_all,
             )
 

@@ -138,7 +138,8 @@ def _asked(parts: Sequence[PlanParts]) -> tuple[bool, bool, list[ExplainedVarian
 def _batches(
     experiment: Experiment, checkpoint: Checkpoint, folder: Path
 ) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
-    examples, _, _, collate = tokenised(experiment, checkpoint, folder)
+    data = tokenised(experiment, checkpoint, folder)
+    examples, collate = data.training, data.collate
     settings = experiment.probe
     wanted = settings.batches * settings.batch_size
     if len(examples) < wanted:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import DataError, OutOfMemory
-from spectral_ft.experiment import Experiment
-from spectral_ft.fingerprint import text_fingerprint
-from spectral_ft.machine import package_versions
+from spectral_ft.experiment import Experiment, Scheduled
+from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
+from spectral_ft.machine import git_commit, package_versions
 from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.models.checkpoint import Checkpoint
@@ -26,6 +26,9 @@ from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcom
 log = logging.getLogger(__name__)
 COMPUTING = ("spectral_ft", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """Packages whose versions a checkpoint must share with the run that goes on from it."""
+PACKAGE = Path(__file__).parents[1]
+SOURCES = ("adapters", "allocation", "data", "methods", "models", "probe", "spectral", "stages", "training", "types")
+"""Rooms of this package that a checkpoint must share too; what scores, reports and composes does not train."""
 
 
 def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
@@ -79,29 +82,39 @@ def train_adapter(
     """
     if isinstance(experiment.method, Nothing):
         return None
+    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+
     path = folder / "train.json"
     if path.exists():
+        if is_first():
+            remove_checkpoints(folder)  # there, if the run was cut after it had written its record
         return read_json(path, TrainOutcome)
     from spectral_ft.adapters.origin import write_origin
-    from spectral_ft.training.arguments import optimizer_steps
-    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+    from spectral_ft.models.loading import autocast_dtype, compute_device
+    from spectral_ft.training.arguments import check_amount, optimizer_steps
     from spectral_ft.training.train import seed_everything, train
 
     settings = experiment.training
     with first_process_first():
         rows = tokenised(experiment, checkpoint, folder)
+        check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
+        steps = optimizer_steps(settings, len(rows.training))
+        if isinstance(experiment.method, Scheduled):
+            experiment.method.check_steps(steps)
         origin = Origin(
             run_id=experiment.run_id,
             plan=text_fingerprint(repr(plan)),
             versions={name: version for name, version in package_versions().items() if name in COMPUTING},
+            code=code_fingerprint(),
+            commit=git_commit(),
+            processes=process_count(),
         )
         resume = last_checkpoint(folder / "checkpoints", origin)
-    steps = optimizer_steps(settings, len(rows.training))
     stood = state_of(resume) if resume else None
     plan = stood.plan if stood else plan
     with _memory_explained(experiment, plan, base, probe):
         model = load_base(experiment, checkpoint)
-        losses = HeldOutLosses(rows, batch_size=max(8, settings.micro_batch_size), divided=not settings.sharded)
+        losses = HeldOutLosses(rows, batch_size=settings.micro_batch_size, divided=not settings.sharded)
         before = losses.before(model, folder)
         seed_everything(experiment.seed)
         trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
@@ -136,6 +149,8 @@ def train_adapter(
             resume=resume,
             log_row=log_row,
             sampler=sampler,
+            named=rows.named,
+            bf16=autocast_dtype(experiment.model.dtype, compute_device()) is not None,
             validation_loss=(lambda: losses.of(trained.model, "validation").mean) if losses.has_validation else None,
         )
         changes = losses.changes(before, trained.model)
@@ -153,6 +168,15 @@ def train_adapter(
         remove_checkpoints(folder)
     _tell(outcome)
     return outcome
+
+
+def code_fingerprint() -> str:
+    """What the code is that trains, whatever its version says.
+
+    Returns:
+        Digest of the sources that take part in a training.
+    """
+    return text_fingerprint(" ".join(path_fingerprint(PACKAGE / room, suffixes=(".py",)) for room in SOURCES))
 
 
 def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.processes import process_count
 from spectral_ft.training.settings import TrainingSettings
 
@@ -31,7 +31,32 @@ def optimizer_steps(settings: TrainingSettings, examples: int) -> int:
     return math.ceil(settings.epochs * math.ceil(micro_batches / accumulated))
 
 
-def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, folder: Path) -> TrainingArguments:
+def check_amount(settings: TrainingSettings, *, examples: int, any_held_out: bool) -> None:
+    """Whether there are enough examples.
+
+    Args:
+        settings: Of the training stage.
+        examples: In the training set.
+        any_held_out: Whether there are validation examples.
+
+    Raises:
+        DataError: If there are fewer examples than one batch, or no validation examples where they are looked at.
+    """
+    if examples < settings.batch_size:
+        raise DataError(
+            f"{examples} training examples are fewer than training.batch_size={settings.batch_size}: "
+            "lower the batch, or raise dataset.limit."
+        )
+    if settings.validation_steps is not None and not any_held_out:
+        raise DataError(
+            f"training.validation_steps={settings.validation_steps} looks at validation examples, and there are none: "
+            "raise dataset.validation, or give more data."
+        )
+
+
+def trainer_arguments(
+    settings: TrainingSettings, *, steps: int, seed: int, folder: Path, bf16: bool = False
+) -> TrainingArguments:
     """What the Trainer is told.
 
     Args:
@@ -39,9 +64,10 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         steps: Optimizer steps.
         seed: Of the order of examples and of dropout.
         folder: Of the checkpoints.
+        bf16: Compute products in bfloat16.
 
     Returns:
-        The arguments. Recomputation is left out: `backward.py` switches it on, with less to recompute.
+        The arguments.
 
     Raises:
         ConfigError: If the Trainer knows no such option, or refuses a value.
@@ -55,38 +81,13 @@ def trainer_arguments(settings: TrainingSettings, *, steps: int, seed: int, fold
         raise ConfigError(f"training.trainer_options.{unknown[0]} is no option of the Trainer: {hint}")
     options: dict[str, Any] = {
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "bf16": bf16,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # what is trained is used in every step
     } | (settings.trainer_options or {})
     try:
         arguments = TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=settings.micro_batch_size,
-            gradient_accumulation_steps=settings.accumulation(process_count()),
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            lr_scheduler_kwargs=settings.schedule_options,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            optim=settings.optimizer,
-            seed=seed,
-            data_seed=seed,
-            logging_steps=settings.logging_steps,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,  # a loss that is no number must be seen
-            save_strategy="steps",
-            save_steps=settings.save_steps,
-            save_total_limit=2,
-            dataloader_drop_last=False,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            include_num_input_tokens_seen="all" if settings.batching == "packed" else "non_padding",
-            report_to=[],
-            disable_tqdm=True,  # its bar prints every log line too; ours does not
-            **options,
+            **settings.own_arguments(steps=steps, seed=seed, folder=str(folder), processes=process_count()), **options
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(f"the Trainer refuses these training options: {error}") from error

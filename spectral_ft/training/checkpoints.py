@@ -1,7 +1,7 @@
 """Which checkpoint a cut training goes on from: the newest whole one of this run.
 
-checkpoints/checkpoint-STEP/   trained.safetensors, method.pt, rounds.json, the Trainer's optimizer, scheduler, random
-                               states and position in the data, and, written last, complete.json
+checkpoints/checkpoint-STEP/   trained.safetensors, method.pt, rounds.json, steps.json, the Trainer's optimizer,
+                               scheduler, random states and position in the data, and, written last, complete.json
 
 `complete.json` says whose checkpoint it is and what its files contain, so that one that was cut, damaged or put there
 from elsewhere is known before anything is read from it.
@@ -10,6 +10,7 @@ from elsewhere is known before anything is read from it.
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from spectral_ft.storage import write_json
 log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
 """Written last into a checkpoint: without it the checkpoint was cut while it was written."""
+NEEDED = ("trained.safetensors", "method.pt", "steps.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+"""Without one of them, or a random state, a training would go on as another one; the Trainer would not say so."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Origin:
     """Fingerprint of `plan.json`."""
     versions: Mapping[str, str]
     """Package to version, of those that compute."""
+    code: str
+    """Fingerprint of the sources that compute: a version stays the same while a package is worked on."""
+    commit: str | None
+    """Of these sources, to find them by; None outside a checkout. It decides nothing."""
+    processes: int
+    """That train together: each has a random state of its own."""
 
 
 def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
@@ -45,9 +54,12 @@ def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
         Its folder, or None.
 
     Raises:
-        RunError: If it is of another run, another plan, or written by other versions.
+        RunError: If it is of another run, another plan, or written by other versions, other code or another number of
+            processes.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    named = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(match[1]) for path, match in named.items() if match}  # a copy of one has another name
+    found = sorted(steps, key=lambda path: steps[path])
     while found:
         newest = found.pop()
         fault = _fault(newest)
@@ -112,37 +124,59 @@ def _fault(checkpoint: Path) -> str | None:
         return "was cut while it was written"
     try:
         told = json.loads((checkpoint / COMPLETE).read_text())
-        int(told["step"]), float(told["seconds"]), Origin(**told["origin"])
+        int(told["step"]), float(told["seconds"]), told["origin"]["run_id"]
         for name, digest in told["files"].items():
             if not (checkpoint / name).is_file():
                 return f"lacks {name}"
             if _digest(checkpoint / name) != digest:
                 return f"has a damaged {name}"
+        for name in (*NEEDED, *_random_states(told["origin"].get("processes", 1))):
+            if name not in told["files"]:
+                return f"lacks {name}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"has a damaged {COMPLETE}"
     return None
 
 
+def _random_states(processes: int) -> list[str]:
+    # The Trainer's names.
+    return ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
+
+
 def _check_origin(checkpoint: Path, origin: Origin) -> None:
-    told = Origin(**json.loads((checkpoint / COMPLETE).read_text())["origin"])
+    told = json.loads((checkpoint / COMPLETE).read_text())["origin"]  # of other code: it may lack anything
     anew = f"remove {checkpoint.parent} to train anew"
-    if told.run_id != origin.run_id:
-        raise RunError(f"{checkpoint} belongs to run {told.run_id}, and this is run {origin.run_id}: {anew}.")
-    if told.plan != origin.plan:
+    if told["run_id"] != origin.run_id:
+        raise RunError(f"{checkpoint} belongs to run {told['run_id']}, and this is run {origin.run_id}: {anew}.")
+    if told.get("plan") != origin.plan:
         raise RunError(
-            f"{checkpoint} was trained under another plan (fingerprint {told.plan[:12]}) than the plan.json of this "
-            f"run ({origin.plan[:12]}): put the old plan.json back, or {anew}."
+            f"{checkpoint} was trained under another plan (fingerprint {str(told.get('plan'))[:12]}) than the "
+            f"plan.json of this run ({origin.plan[:12]}): put the old plan.json back, or {anew}."
         )
-    packages = sorted(told.versions.keys() | origin.versions.keys())
-    changed = [name for name in packages if told.versions.get(name) != origin.versions.get(name)]
+    versions = told.get("versions", {})
+    packages = sorted(versions.keys() | origin.versions.keys())
+    changed = [name for name in packages if versions.get(name) != origin.versions.get(name)]
     if changed:
         was, now = (
-            ", ".join(f"{name} {versions.get(name, 'absent')}" for name in changed)
-            for versions in (told.versions, origin.versions)
+            ", ".join(f"{name} {each.get(name, 'absent')}" for name in changed) for each in (versions, origin.versions)
         )
         raise RunError(
             f"{checkpoint} was written with {was}, and this is {now}, which may compute otherwise: install the former, "
             f"or {anew}."
+        )
+    if told.get("code") != origin.code:
+        was, now = (
+            f"fingerprint {str(code)[:12]}, commit {commit or 'unknown'}"
+            for code, commit in ((told.get("code"), told.get("commit")), (origin.code, origin.commit))
+        )
+        raise RunError(
+            f"{checkpoint} was written by other code of spectral_ft ({was}) than this ({now}), which may compute "
+            f"otherwise: go back to the former to go on, or {anew}."
+        )
+    if told.get("processes") != origin.processes:
+        raise RunError(
+            f"{checkpoint} was written with a world size of {told.get('processes')}, and this run has one of "
+            f"{origin.processes}, which draws other random numbers: start as many processes as then, or {anew}."
         )
 
 

@@ -11,7 +11,9 @@ The norm before the head, where it is frozen too, is taken along: then nothing o
 nothing.
 
 Whether a model's own forward pass is norm, head and cross entropy and nothing between (some scale or cap their logits)
-is tried on a batch: where the losses differ, the norm is left to the model, and then the loss too.
+is tried on a batch: its logits must be what the head gave, to the last bit, since small logits are hardly changed by a
+cap that later ones will meet; what the head was given, the product; and the loss, the one that is computed here. Where
+something lies between norm and head, the norm is left to the model, and otherwise the loss too.
 
 Source: the rule of Liger-Kernel's fused linear cross entropy (arXiv:2410.10989, section 3.2), for a frozen head, in
 plain torch.
@@ -28,6 +30,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from spectral_ft.training.backward import pretrained
+from spectral_ft.training.head_trial import is_product, on_device, seen_by
 from spectral_ft.training.held_out import evaluating
 from spectral_ft.types import IGNORED
 
@@ -61,10 +64,13 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     if not _is_fusable(head, core):
         yield False
         return
-    plain = None if batch is None else _loss(model, batch)
-    for norm in _taken_along(head, core):
+    norms = _taken_along(head, core)
+    plain = None if batch is None else seen_by(model, batch, head, next(filter(None, norms), None))
+    for norm in norms:
+        if plain and not is_product(plain, head, norm):
+            continue
         with _exchanged(core, head, norm) as passing:
-            if batch is None or _agree(plain, _loss(model, batch, passing), core.dtype):
+            if batch is None or (plain and _agree(plain.loss, _loss(model, batch, passing), core.dtype)):
                 yield True
                 return
     log.info("%s does more to its logits than the head: it keeps its own loss", type(core).__name__)
@@ -108,19 +114,17 @@ def _exchanged(core: Any, head: torch.nn.Linear, norm: torch.nn.Module | None) -
             module.__class__ = kind
 
 
-def _agree(plain: float | None, fused: float, dtype: torch.dtype) -> bool:
-    rounding = ROUNDING if dtype == torch.float32 else ROUNDING_16_BIT
-    return plain is not None and abs(fused - plain) <= rounding * abs(plain)
+def _agree(plain: float, fused: float, dtype: torch.dtype) -> bool:
+    return abs(fused - plain) <= (ROUNDING if dtype == torch.float32 else ROUNDING_16_BIT) * abs(plain)
 
 
 @torch.no_grad()
-def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], passing: Sequence[torch.nn.Module] = ()) -> float:
-    device = next(model.parameters()).device
+def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], passing: Sequence[torch.nn.Module]) -> float:
     with evaluating(model):
         for module in passing:
             module.training = True
         try:
-            return float(model(**{name: value.to(device) for name, value in batch.items()}).loss)
+            return float(model(**on_device(model, batch)).loss)
         finally:
             for module in passing:
                 module.training = False
@@ -147,13 +151,14 @@ class _HeadLoss:
         self,
         logits: torch.Tensor,
         labels: torch.Tensor,
+        vocab_size: int | None = None,  # some models give it by its place
         num_items_in_batch: torch.Tensor | int | None = None,
         shift_labels: torch.Tensor | None = None,
         **options: Any,
     ) -> torch.Tensor:
         if not self.head.training:
             told = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
-            return self.own(logits=logits, labels=labels, **told, **options)
+            return self.own(logits=logits, labels=labels, vocab_size=vocab_size, **told, **options)
         if shift_labels is None:
             shift_labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
         targets, hidden = shift_labels.reshape(-1).to(logits.device), logits.reshape(-1, logits.shape[-1])

@@ -15,10 +15,10 @@ from torch.utils.data import Sampler
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from spectral_ft.errors import DataError, Interrupted
+from spectral_ft.errors import Interrupted
 from spectral_ft.processes import is_first, totals
 from spectral_ft.storage import replacing
-from spectral_ft.training.arguments import optimizer_steps, trainer_arguments
+from spectral_ft.training.arguments import check_amount, optimizer_steps, trainer_arguments
 from spectral_ft.training.backward import pretrained, recompute_activations
 from spectral_ft.training.checkpoints import Origin, seconds_of, step_of
 from spectral_ft.training.head_loss import fused_head_loss
@@ -28,6 +28,7 @@ from spectral_ft.training.optimizer import build_optimizer
 from spectral_ft.training.seam import LogRow, Rounds, Trained
 from spectral_ft.training.settings import TrainingSettings
 from spectral_ft.training.sharding import shard_base
+from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer, NumberedExamples
 from spectral_ft.training.validation import Validation
 from spectral_ft.training.watch import TrainingDiverged, Watch
@@ -65,6 +66,8 @@ def train(
     possible_multipliers: Collection[float] = (),
     validation_loss: Callable[[], float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    bf16: bool = False,
+    named: Callable[[int], str] = str,
 ) -> TrainOutcome:
     """Train the adapters and save them.
 
@@ -85,35 +88,28 @@ def train(
         possible_multipliers: Those that a later round may give.
         validation_loss: Of the model as it is; asked where `settings.validation_steps` says so.
         callbacks: Told of every step, after this loop's own.
+        bf16: Compute products in bfloat16.
+        named: An example by its place, as a fault calls it.
 
     Returns:
         What it left and what it cost.
 
     Raises:
         DataError: If there are fewer examples than one batch, or no validation examples where they are looked at.
-        TrainingDiverged: If the loss is not finite.
+        TrainingDiverged: If the loss or the gradient is not finite.
         Interrupted: If somebody asked to stop; a checkpoint was written.
     """
-    if len(examples) < settings.batch_size:
-        raise DataError(
-            f"{len(examples)} training examples are fewer than training.batch_size={settings.batch_size}: "
-            "lower the batch, or raise dataset.limit."
-        )
-    if settings.validation_steps is not None and validation_loss is None:
-        raise DataError(
-            f"training.validation_steps={settings.validation_steps} looks at validation examples, and there are none: "
-            "raise dataset.validation, or give more data."
-        )
+    check_amount(settings, examples=len(examples), any_held_out=validation_loss is not None)
     model = trained.model
     steps = optimizer_steps(settings, len(examples))
-    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints")
+    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints", bf16=bf16)
     if activation_checkpointing:
         recompute_activations(model)
     if settings.sharded:
         shard_base(pretrained(model))
     validation = Validation(
         validation_loss or (lambda: float("nan")),
-        model,
+        trained,
         every=settings.validation_steps,
         patience=settings.early_stopping,
         keep=settings.keep_best,
@@ -128,6 +124,7 @@ def train(
         args=arguments,
         train_dataset=NumberedExamples(examples),
     )
+    record = StepRecord(resume)
     if resume:
         log.info("resuming the training at %s", resume.name)
         validation.restore(resume)
@@ -135,13 +132,14 @@ def train(
         noted = stack.enter_context(signals_noted())
         stack.enter_context(logging_redirect_tqdm())
         if settings.fused_loss:
-            some = collate([examples[number] for number in range(settings.micro_batch_size)])
-            stack.enter_context(fused_head_loss(model, some))
+            stack.enter_context(fused_head_loss(model, collate([examples[0]])))  # whose logits are kept
         watch = Watch(
             trainer,
             trained,
             rounds,
             validation=validation,
+            record=record,
+            named=named,
             noted=noted,
             log_row=log_row,
             origin=origin,
@@ -157,6 +155,7 @@ def train(
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             watch.close()
+    peaks = peak_process_bytes(), peak_device_bytes()  # of the training, not of what is measured or saved after it
     step = trainer.state.global_step
     if watch.stopped_by is not None:
         raise Interrupted(
@@ -168,21 +167,20 @@ def train(
     if is_first():
         with replacing(folder / "adapter") as part:
             trained.save(part)
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    tail = losses[-max(1, len(losses) // 10) :]
+    record.gather()
     tokens = int(trainer.state.num_input_tokens_seen)
-    (peak,) = totals([float(peak_process_bytes())])
+    (process_peak,) = totals([float(peaks[0])])
     return TrainOutcome(
         adapter="adapter",
-        first_loss=losses[0],
-        final_loss=sum(tail) / len(tail),
+        first_loss=record.losses[0],
+        final_loss=record.final_loss,
         steps=step,
         seconds=round(watch.seconds, 3),
         tokens=tokens,
         tokens_per_second=round(tokens / watch.seconds, 1),
-        samples_per_second=round(step * settings.batch_size / watch.seconds, 2),
-        peak_memory_bytes=int(peak),
-        peak_device_bytes=peak_device_bytes(),
+        samples_per_second=round(record.examples / watch.seconds, 2),
+        peak_memory_bytes=int(process_peak),
+        peak_device_bytes=peaks[1],
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         examples=len(examples),
         truncated_examples=examples.truncated,

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerState
 from spectral_ft.training.seam import Trained
 from spectral_ft.training.sharding import average_gradients
 from spectral_ft.training.trained_state import load_trained, save_trained
-from spectral_ft.types import IGNORED
+from spectral_ft.types import FILL, IGNORED
 
 NUMBERS = "example_numbers"
 """In a batch: which examples it holds."""
@@ -37,7 +37,7 @@ class NumberedExamples(Dataset[tuple[int, dict[str, Any]]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
-        if index < 0:  # fills the last batch of several processes
+        if index == FILL:
             two = self._rows[0]["input_ids"][:2]
             return index, {"input_ids": two, "labels": [IGNORED] * len(two)}
         return index, self._rows[index]
@@ -67,9 +67,9 @@ class AdapterTrainer(Trainer):
             **options: Of the Trainer.
         """
 
-        def numbered(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, torch.Tensor]:
-            batch = collate([row for _, row in rows])
-            return {**batch, NUMBERS: torch.tensor([number for number, _ in rows])}
+        def numbered(rows: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+            # plain numbers stay where they are; a tensor would go to the device and have to be waited for
+            return {**collate([row for _, row in rows]), NUMBERS: [number for number, _ in rows]}
 
         super().__init__(data_collator=numbered, **options)
         if sharded:
@@ -79,8 +79,10 @@ class AdapterTrainer(Trainer):
         self._make_optimizer = optimizer
         self.own_optimizer: torch.optim.Optimizer
         """Not wrapped."""
-        self.last_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.last_losses: list[tuple[list[int], torch.Tensor]] = []
         """Of the micro batches of this step: the examples' numbers and the loss."""
+        self.last_norm: torch.Tensor | None = None
+        """Of the gradient of this step, before it was clipped; None under fp16, whose scaler skips what is infinite."""
 
     def _sync_replicated_trainable_parameters(self, model: torch.nn.Module) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -138,6 +140,11 @@ class AdapterTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.last_losses.append((numbers, loss.detach()))
         return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # computed where nothing is clipped, too
+        self.last_norm = None if self.accelerator.scaler is not None else torch.as_tensor(norm)
+        return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         del state_dict

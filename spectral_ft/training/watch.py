@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,24 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spectral_ft.errors import SpectralFTError
-from spectral_ft.processes import is_first, totals
+from spectral_ft.processes import is_first
 from spectral_ft.training.backward import BackwardPath, watched_backward
 from spectral_ft.training.checkpoints import Origin, mark_whole
 from spectral_ft.training.interruption import Noted
+from spectral_ft.training.memory import forget_device_peak
 from spectral_ft.training.seam import LogRow, Rounds, Trained
+from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer
 from spectral_ft.training.validation import Validation
+from spectral_ft.types import FILL
 
 log = logging.getLogger(__name__)
+NAMED = 16
+"""Rows that a fault names, at most."""
 
 
 class TrainingDiverged(SpectralFTError):  # noqa: N818 - reads as what happened
-    """The loss is no longer a number."""
+    """The loss or its gradient is no longer a number."""
 
 
 class Watch(TrainerCallback):
@@ -37,6 +43,8 @@ class Watch(TrainerCallback):
         rounds: Rounds,
         *,
         validation: Validation,
+        record: StepRecord,
+        named: Callable[[int], str],
         noted: Noted,
         log_row: LogRow,
         origin: Origin,
@@ -48,6 +56,8 @@ class Watch(TrainerCallback):
         self._trained = trained
         self._rounds = rounds
         self._validation = validation
+        self._record = record
+        self._named = named
         self._noted = noted
         self._log_row = log_row
         self._origin = origin
@@ -65,8 +75,9 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the bar."""
+        """Show the bar; count time and device memory from here."""
         del args, control, kwargs
+        forget_device_peak()
         self._began = time.perf_counter()
         self._bar = tqdm(
             total=state.max_steps,
@@ -87,7 +98,7 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop before a loss that is no number reaches the weights.
+        """Stop before a loss or a gradient that is no number reaches the weights.
 
         Args:
             args: Not used.
@@ -96,7 +107,7 @@ class Watch(TrainerCallback):
             **kwargs: Not used.
 
         Raises:
-            TrainingDiverged: If it is none.
+            TrainingDiverged: If one of them is none.
         """
         del args, control, kwargs
         if self._path is not None:
@@ -104,13 +115,27 @@ class Watch(TrainerCallback):
             self._hooks.close()
             self._path = None  # told once
         losses, self._trainer.last_losses = self._trainer.last_losses, []
-        if bool(torch.stack([loss for _, loss in losses]).isfinite().all()):
+        of_step = [loss.float() for _, loss in losses]
+        norm = self._trainer.last_norm
+        if norm is not None:
+            of_step.append(norm.to(of_step[0]))
+        values = torch.stack(of_step).tolist()  # waits for the device, once a step
+        if all(map(math.isfinite, values)):
+            examples = sum(number != FILL for numbers, _ in losses for number in numbers)
+            self._record.add(sum(values[: len(losses)]), examples)
             return
-        number, loss = next((number, loss) for number, loss in losses if not loss.isfinite())
+        culprits, what = losses, f"the norm of the gradient is {values[-1]}"
+        for micro_batch, value in zip(losses, values, strict=False):
+            if not math.isfinite(value):
+                culprits, what = [micro_batch], f"the training loss is {value}"
+                break
+        numbers = [number for numbers, _ in culprits for number in numbers if number != FILL]
+        rows = ", ".join(map(self._named, numbers[:NAMED]))
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         raise TrainingDiverged(
-            f"the training loss is {loss.item()} at step {state.global_step + 1}, in the micro batch of training "
-            f"examples {', '.join(str(n) for n in number.tolist())} (counted from 0): lower training.learning_rate, "
-            "or look for a broken example or weight."
+            f"{what} at step {state.global_step + 1}, in the {'micro batch' if len(culprits) == 1 else 'batch'} of "
+            f"training rows {rows}{more} (counted from 0): lower training.learning_rate, or look for a broken "
+            "example or weight."
         )
 
     def on_optimizer_step(
@@ -123,7 +148,7 @@ class Watch(TrainerCallback):
         self._rounds.after_step(step, self._trainer.own_optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look at the validation loss; end where somebody asked for it."""
+        """Look at the validation loss; end where somebody asked for it; a training that ends has a last row."""
         del args, kwargs
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
@@ -133,6 +158,8 @@ class Watch(TrainerCallback):
         if self._validation.stops:
             log.info("step %d: the validation loss has not fallen for long enough", state.global_step)
             control.should_training_stop = True
+        if self._validation.stops or state.global_step >= state.max_steps:
+            control.should_log = True
         self.stopped_by = self._noted.by_all()
         if self.stopped_by is not None:
             control.should_save = control.should_training_stop = True
@@ -144,37 +171,24 @@ class Watch(TrainerCallback):
             self._bar.close()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Pass a row on.
-
-        Args:
-            args: Not used.
-            state: With the number of finished steps.
-            control: Not used.
-            **kwargs: With the row.
-
-        Raises:
-            TrainingDiverged: If the mean loss since the last row is no number.
-        """
+        """Pass a row on."""
         del args, control
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise TrainingDiverged(
-                f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, "
-                "or look for a broken example or weight."
-            )
+        loss = self._record.row()
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        wanted = ("loss", "grad_norm", "learning_rate")
-        self._log_row({**self._place(state), **{key: logs[key] for key in wanted if key in logs}})
+            self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        wanted = ("grad_norm", "learning_rate")
+        self._log_row({**self._place(state), "loss": loss, **{key: logs[key] for key in wanted if key in logs}})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write what is ours into a checkpoint, and that it is whole."""
         del control, kwargs
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        totals([0.0])  # every process has written its random state
+        self._record.gather()  # and with it, every process has written its random state
         if is_first():
+            self._record.write(checkpoint)
             self._rounds.write(checkpoint)
             self._validation.write(checkpoint)
             mark_whole(checkpoint, step=state.global_step, seconds=self.seconds, origin=self._origin)

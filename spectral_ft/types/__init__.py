@@ -14,9 +14,10 @@ from spectral_ft.types.overlaps import Match, Overlap, TaskOverlap
 from spectral_ft.types.plans import AllocationPlan, Cost, MatrixAllocation, Shares
 from spectral_ft.types.records import BenchmarkScore, RunResult, Stage
 from spectral_ft.types.spectra import PROBE_COLUMNS, MatrixShape, MatrixSpectrum, Probe, Side, SpectralReport
-from spectral_ft.types.trainings import IGNORED, HeldOutLoss, Round, TrainOutcome
+from spectral_ft.types.trainings import FILL, IGNORED, HeldOutLoss, Round, TrainOutcome
 
 __all__ = [
+    "FILL",
     "IGNORED",
     "PROBE_COLUMNS",
     "AllocationPlan",

@@ -7,6 +7,8 @@ from spectral_ft.types.strictness import STRICT
 
 IGNORED = -100
 """Label that the loss leaves out."""
+FILL = -1
+"""Number of no example: what fills the last batch of several processes, and is not learnt from."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +43,7 @@ class TrainOutcome:
     """Folder, relative to the run's."""
     first_loss: float
     final_loss: float
-    """Mean over the last tenth of the logged losses."""
+    """Mean over the last tenth of the steps."""
     steps: int
     seconds: float
     """In the training loop, over all resumptions."""
@@ -49,15 +51,18 @@ class TrainOutcome:
     """Without padding."""
     tokens_per_second: float
     samples_per_second: float
+    """Examples as often as they were learnt from, the last batch of an epoch as small as it was; tokens likewise."""
     peak_memory_bytes: int
-    """Of the process, base model included; of all processes together."""
+    """Resident, of all processes together, until the training loop ended: the base model, torch itself, and whatever
+    the process held at once before it trained, such as a spectral pass or the base as it was read from its files."""
     peak_device_bytes: int | None
-    """Of the first process's CUDA device; None without one."""
+    """Allocated on the first process's CUDA device in the training loop, base model included; None without one."""
     trainable_parameters: int
     examples: int
     truncated_examples: int
     """Examples cut at the maximum length."""
     dropped_examples: int
+    """Examples left out, which were longer and should be, or were cut before there was anything to learn from."""
     best_step: int | None = None
     """Whose weights were kept; None where the last ones were."""
     validation_loss: HeldOutLoss | None = None

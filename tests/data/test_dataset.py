@@ -41,7 +41,7 @@ def dataset(**options):
 def test_examples_are_prompts_and_completions_in_the_files_order(folder):
     examples = dataset(data_dir=str(folder)).examples()
     assert len(examples) == 20
-    assert examples[3] == ("Question: 3?\nAnswer:", " It is 3.\n#### 3")
+    assert examples[3] == ("Question: 3?\nAnswer:", " It is 3.\n#### 3", 3)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_exactly_one_space_parts_prompt_and_completion(folder, prompt, completio
 def test_a_completion_with_its_own_space_gets_no_second_one(tmp_path):
     (tmp_path / "train.json").write_text('[{"instruction": "2 and 2?", "output": "\\n4"}]')
     own = dataset(data_dir=str(tmp_path), rows=rows.instruction, prompt="plain")
-    assert own.examples() == [("2 and 2?", "\n4")]
+    assert own.examples() == [("2 and 2?", "\n4", 0)]
 
 
 def test_the_alpaca_prompt_is_the_template(folder):
@@ -130,7 +130,7 @@ def test_options_that_cannot_be_are_refused(folder, wrong):
 def test_a_text_with_a_class_is_a_prompt_and_the_name_of_the_class(tmp_path):
     (tmp_path / "train.tsv").write_text("a good film\t1\nnot good\t0\n")
     own = dataset(data_dir=str(tmp_path), rows=rows.sst2, prompt="plain", files=["train.tsv"])
-    assert own.examples() == [("a good film", " positive"), ("not good", " negative")]
+    assert own.examples() == [("a good film", " positive", 0), ("not good", " negative", 1)]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,7 @@ def test_rows_that_are_left_out_come_back_nowhere(folder, seed, limit, validatio
     held = min(validation, 15 // 10)
     assert len(held_out) == held
     assert len(kept) == min(limit or 20, 15 - held)  # the limit counts what is left
+    assert all(example.prompt == f"Question: {example.row}?\nAnswer:" for example in kept + held_out)
     assert not set(kept) & set(held_out)
 
 

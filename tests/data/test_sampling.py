@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 from spectral_ft.data import rows
 from spectral_ft.data.files import read_rows, to_items
 from spectral_ft.data.prompts import question
-from spectral_ft.data.sampling import FILL, MEGA_BATCH, Filled, LengthGroupedSampler, RandomOrder
+from spectral_ft.data.sampling import MEGA_BATCH, Filled, LengthGroupedSampler, RandomOrder
+from spectral_ft.types import FILL
 from tests.conftest import EMBEDDED
 from tests.oracles import law
 

@@ -114,6 +114,16 @@ def test_other_texts_settings_or_tokenizers_are_other_entries(
     assert len(calls) == 3 and len(entries(tmp_path)) == 3
 
 
+def test_the_row_that_a_text_comes_from_is_no_matter(
+    tmp_path: Path, calls: list[int], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    found = [
+        call(tmp_path, *(text._replace(row=first + n) for n, text in enumerate(TEXTS)), tokenizer=tokenizer)
+        for first in (0, 7)
+    ]
+    assert len(calls) == 1 and found[0] == found[1] and found[0].places == [0, 1, 2]
+
+
 def test_another_format_is_another_entry(
     tmp_path: Path, calls: list[int], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +186,7 @@ def test_a_damaged_entry_is_made_again(
 
 
 def test_faults_of_the_examples_pass_and_nothing_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match=r"training example 1 has 23 tokens, more than dataset.max_length=12"):
+    with pytest.raises(DataError, match=r"training row 0 .* has 23 tokens, more than dataset.max_length=12"):
         call(tmp_path, *TEXTS, tokenizer=tokenizer, max_length=12, too_long="error")
     with pytest.raises(ConfigError, match=r"dataset.train_on_inputs=true means nothing with model.kind=seq2seq"):
         call(tmp_path, *TEXTS, tokenizer=tokenizer, kind="seq2seq", train_on_inputs=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectral_ft.data.dataset import Example
-from spectral_ft.data.tokenised import TokenisedExamples, tokenise
+from spectral_ft.data.tokenised import TokenisedExamples, row_of, tokenise
 from spectral_ft.errors import ConfigError, DataError
 from spectral_ft.types import IGNORED
 from tests.conftest import EMBEDDED
@@ -61,13 +61,37 @@ def test_a_long_example_is_dropped_where_asked(tokenizer: PreTrainedTokenizerBas
 
 
 def test_a_long_example_is_an_error_where_asked(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match=r"training example 2 has 23 tokens, more than dataset.max_length=12"):
+    with pytest.raises(
+        DataError,
+        match=r"training row 1 \(counted from 0; 'What is 62 minus 20\? Ans.*\) has 23 tokens, more than .*length=12:",
+    ):
         tokenised(tokenizer, Example("1+2=", "3"), EXAMPLE, max_length=12)
 
 
 def test_labels_that_are_all_cut_off_are_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match="none of the 1 training examples has a completion"):
         tokenised(tokenizer, EXAMPLE, max_length=8, too_long="truncate")
+
+
+def test_what_is_cut_before_its_completion_is_left_out_and_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whatever is left has a learnt token beyond the first, which no causal model predicts."""
+    first = len(tokenizer(EXAMPLE.prompt)["input_ids"])
+    short, empty = Example("1+2=", "3"), Example("0" * 40, "")
+    for length, kept, truncated in ((first, 1, 0), (first + 1, 2, 1)):
+        found = tokenised(tokenizer, short, EXAMPLE, empty, max_length=length, too_long="truncate")
+        assert (len(found), found.truncated, found.dropped) == (kept, truncated, 3 - kept)
+        assert all(any(label != IGNORED for label in row["labels"][1:]) for row in found.rows)
+    whole = tokenised(tokenizer, short, EXAMPLE, max_length=first, too_long="truncate", train_on_inputs=True)
+    assert (len(whole), whole.truncated, whole.dropped) == (2, 1, 0)
+
+
+def test_what_is_kept_knows_its_place_and_its_row(tokenizer: PreTrainedTokenizerBase) -> None:
+    short, long = Example("1+2=", "3", row=40), Example("9" * 40, "9", row=7)
+    found = tokenised(tokenizer, long, short, long, EXAMPLE, max_length=30, too_long="drop")
+    assert found.places == [1, 3] and found.dropped == 2
+    assert [row_of([long, short, long, EXAMPLE], place) for place in found.places] == [40, 3]
+    with pytest.raises(DataError, match=rf"training row 7 \(counted from 0; '{'9' * 40}'\) has"):
+        tokenised(tokenizer, short, long, max_length=30)
 
 
 # A token a word: good 4, bad 5, film 6, a 7, the 8, not 9 behind [CLS] 2 ... [SEP] 3; one less behind ... </s> 2.
@@ -97,13 +121,16 @@ def test_a_classifiers_text_is_cut_between_its_marks() -> None:
     assert (cut.truncated, cut.dropped) == (1, 0)
     kept = classified(*REVIEWS, max_length=4, too_long="drop")
     assert [row["labels"] for row in kept.rows] == [0] and (kept.truncated, kept.dropped) == (0, 1)
-    with pytest.raises(DataError, match=r"training example 1 has 5 tokens, more than dataset.max_length=4: 'a good"):
+    with pytest.raises(
+        DataError, match=r"training row 0 \(counted from 0; 'a good film'\) has 5 tokens, more than dataset.max"
+    ):
         classified(*REVIEWS, max_length=4)
 
 
 def test_a_completion_that_is_no_label_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"example 2 has the label 'fine', none of model.labels=\['negative', 'positive'\]"
+        DataError,
+        match=r"training row 1 \(counted from 0; 'a film'\) has the label 'fine', none of model.labels=\['negative'",
     ):
         classified(REVIEWS[0], Example("a film", " fine"))
 
@@ -159,7 +186,7 @@ def test_a_cut_prompt_keeps_its_end_mark_and_a_cut_completion_has_none() -> None
 @pytest.mark.parametrize("example", [Example("a a a a", " a"), Example("a", " a a a a a")])
 def test_the_length_holds_for_prompt_and_completion_apart(example: Example) -> None:
     assert translated(Example("a a a", " a a a"), max_length=4).truncated == 0
-    with pytest.raises(DataError, match=r"training example 1 has [56] tokens, more than dataset.max_length=4"):
+    with pytest.raises(DataError, match=r"training row 0 \(.*\) has [56] tokens, more than dataset.max_length=4"):
         translated(example, max_length=4)
 
 

@@ -15,12 +15,16 @@ def wordmath(**options):
 
 def test_examples_are_training_problems():
     problems = draw_problems(20, split="train", seed=3)
-    assert wordmath().examples() == [(problem.question, problem.answer) for problem in problems]
+    assert wordmath().examples() == [
+        (problem.question, problem.answer, number) for number, problem in enumerate(problems)
+    ]
 
 
 def test_held_out_examples_are_dev_problems():
     problems = draw_problems(7, split="dev", seed=3)
-    assert wordmath().validation_examples() == [(problem.question, problem.answer) for problem in problems]
+    assert wordmath().validation_examples() == [
+        (problem.question, problem.answer, 20 + number) for number, problem in enumerate(problems)
+    ]
     assert wordmath(validation=0).validation_examples() == []
 
 

@@ -3,8 +3,10 @@
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from transformers import MixtralConfig
 
 from spectral_ft.stages.allocation import plan_of
@@ -12,6 +14,7 @@ from spectral_ft.stages.base import base_model
 from spectral_ft.stages.planning import estimated_memory, other_plan
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.storage import write_json
+from spectral_ft.training import footprint
 from spectral_ft.types import AllocationPlan, MatrixAllocation
 from tests.test_compose import built
 
@@ -80,6 +83,23 @@ def test_whole_matrices_add_no_adapters() -> None:
 def test_shared_factors_are_held_once() -> None:
     options = ("method=sgm", "grouping.similarity=snr", "grouping.snr_threshold=1.0", "rank_policy.top_fraction=1.0")
     assert known(*options)["adapters"] == 4 * UNIFORM // 4
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", None), ("bfloat16", torch.bfloat16)])
+def test_the_estimate_mixes_precisions_where_training_does(
+    dtype: str, expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, estimate = [], footprint.estimate_footprint
+
+    def noted(*args: Any, **options: Any) -> Any:
+        told.append(options["autocast"])
+        return estimate(*args, **options)
+
+    monkeypatch.setattr("spectral_ft.models.loading.compute_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(footprint, "estimate_footprint", noted)
+    memory.__wrapped__(f"model.dtype={dtype}")
+    assert told == [expected]
 
 
 def test_without_training_there_is_nothing_to_estimate() -> None:

@@ -1,7 +1,12 @@
 """What the training stage makes of a plan; oracles: Adam's first step, counted forward passes, the record."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +17,8 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
-from spectral_ft.errors import DataError, OutOfMemory
+from spectral_ft.errors import DataError, OutOfMemory, PlanError, RunError
+from spectral_ft.stages import examples, training
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
@@ -144,8 +150,6 @@ def test_a_finished_training_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "checkpoints").exists()
     origin = json.loads((tmp_path / "adapter" / "origin.json").read_text())
     assert origin["fingerprint"] == built().model.locate().fingerprint
-    from spectral_ft.stages import training
-
     monkeypatch.setattr(training, "load_base", None)
     again, _, more = trained(tmp_path)
     assert again == outcome and not more
@@ -192,6 +196,128 @@ def test_without_a_method_the_base_is_scored(tmp_path: Path) -> None:
     assert not left & {"adapter", "train.json", "checkpoints", "spectrum.parquet", "probe.safetensors"}
 
 
+def test_a_training_example_is_named_by_the_row_of_its_data_set(tmp_path: Path) -> None:
+    """Whatever was shuffled, held out, left out as too long, or taken from the cache."""
+    rows = [{"instruction": f"{n} plus 2?" + "?" * 60 * (n % 3 == 0), "output": "3"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = built(
+        *("dataset=jsonl", f"dataset.data_dir={tmp_path / 'rows.jsonl'}", "dataset.shuffle_seed=5"),
+        *("dataset.max_length=32", "dataset.validation=1", "dataset.limit=null"),
+    )
+    for _ in range(2):
+        found = examples.tokenised(experiment, experiment.model.locate(), tmp_path)
+        names = [found.named(place) for place in range(len(found.training))]
+        numbers = [int(name.partition(" ")[0]) for name in names]
+        assert names == [f"{n} ('{n} plus 2? 3')" for n in numbers] and numbers != sorted(numbers)
+        assert set(numbers) < {n for n in range(12) if n % 3} and len(numbers) >= 7
+
+
+def test_examples_whose_completion_is_cut_off_spoil_no_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every third is too long, and a batch of one of these would have a mean over nothing."""
+    rows = [{"instruction": "1 plus 2?" * (1 if n % 3 else 30), "input": "", "output": "3"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = (
+        *("dataset=jsonl", f"dataset.data_dir={tmp_path / 'rows.jsonl'}", "dataset.prompt=plain", "dataset.limit=null"),
+        *("dataset.max_length=32", "dataset.validation=0", "training.micro_batch_size=1", "training.max_steps=4"),
+    )
+    outcome, _, log = trained(tmp_path / "run", *options)
+    assert outcome is not None and (outcome.examples, outcome.dropped_examples, outcome.truncated_examples) == (8, 4, 0)
+    assert all(row["loss"] > 0 for row in log)
+    assert "left out 4 of 12 training examples, whose completions begin beyond dataset.max_length=32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        (("dataset.limit=3",), DataError, "3 training examples are fewer than training.batch_size=4: lower the batch"),
+        (
+            ("training.validation_steps=1", "dataset.validation=0"),
+            DataError,
+            "training.validation_steps=1 looks at validation examples, and there are none: raise dataset.validation",
+        ),
+        (("method=adalora",), PlanError, "a training of 1 steps is too short for AdaLoRA: method.tinit="),
+    ],
+)
+def test_too_little_is_told_before_the_base_is_loaded(
+    options: tuple[str, ...],
+    error: type[Exception],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "load_base", lambda *args: pytest.fail("it was loaded"))
+    with pytest.raises(error, match=re.escape(sentence)):
+        trained(tmp_path, *options)
+
+
+def test_what_a_cut_left_of_a_finished_training_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the record and the removal of the checkpoints."""
+
+    def cut(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spectral_ft.training.checkpoints.remove_checkpoints", cut)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, "training.save_steps=1")
+    assert (tmp_path / "train.json").exists() and (tmp_path / "checkpoints" / "checkpoint-1").is_dir()
+    for process, left in ((1, True), (0, False)):
+        monkeypatch.setenv("RANK", str(process))
+        assert trained(tmp_path, "training.save_steps=1").outcome == read_json(tmp_path / "train.json", TrainOutcome)
+        assert (tmp_path / "checkpoints").exists() is left
+
+
+# ---- what a checkpoint must share with the run that goes on from it
+
+
+@pytest.mark.parametrize(("room", "counts"), [("training", True), ("adapters", True), ("reporting", False)])
+def test_code_that_trains_is_known_by_its_sources(
+    room: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(training.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("*.safetensors"))
+    here = training.code_fingerprint()
+    monkeypatch.setattr(training, "PACKAGE", copied)
+    assert training.code_fingerprint() == here
+    some = next((copied / room).glob("*.py"))
+    some.write_text(some.read_text() + "# changed\n")
+    assert (training.code_fingerprint() != here) is counts
+
+
+def test_all_that_a_training_loads_is_known_by_its_sources_or_does_not_compute() -> None:
+    """What is loaded beside composes, reads and writes files, or counts; a room that is added must be thought of."""
+    beside = {"experiment", "errors", "fingerprint", "machine", "storage", "processes", "bfloat16", "hub", "identity"}
+    beside |= {"configuration", "run_folder", "tracking", "reporting", "evaluation", "schema", "wandb_records"}
+    code = (
+        "import sys\nimport spectral_ft.stages.training, spectral_ft.training.train, spectral_ft.adapters.resize\n"
+        "print(' '.join({name.split('.')[1] for name in sys.modules if name.startswith('spectral_ft.')}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) - beside <= set(training.SOURCES) and {"training", "stages", "types"} <= set(loaded)
+
+
+def test_a_checkpoint_of_other_code_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("training.max_steps=4", "training.save_steps=2")
+
+    def cut(outcome: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_tell", cut)
+    monkeypatch.setattr("spectral_ft.training.checkpoints.remove_checkpoints", lambda folder: None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, *options)
+    (tmp_path / "train.json").unlink()
+    monkeypatch.setattr(training, "code_fingerprint", lambda: "d" * 32)
+    with pytest.raises(
+        RunError, match=r"checkpoint-4 was written by other code .* than this \(fingerprint ddddddddddd"
+    ):
+        trained(tmp_path, *options)
+    monkeypatch.undo()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(training, "first_process_first", nullcontext)
+    with pytest.raises(RunError, match=r"checkpoint-4 was written with a world size of 1, and this run has one of 2"):
+        trained(tmp_path, *options)
+
+
 # ---- what a run measures, and how it ends
 
 
@@ -209,6 +335,32 @@ def test_both_losses_are_measured_once_before(tmp_path: Path, monkeypatch: pytes
     again, _, _ = trained(tmp_path, "dataset.validation=5")
     assert len(measured) == 4 + 2  # the base was not measured again
     assert again is not None and again.validation_loss == outcome.validation_loss
+
+
+def test_held_out_losses_take_batches_that_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger ones may not fit where training does."""
+    sizes: list[int] = []
+    mean_loss = held_out.mean_loss
+    monkeypatch.setattr(held_out, "mean_loss", lambda *a, **k: (sizes.append(k["batch_size"]), mean_loss(*a, **k))[1])
+    trained(tmp_path, "dataset.validation=5", "training.micro_batch_size=2")
+    assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize("mixed", [None, torch.bfloat16])
+def test_training_mixes_precisions_where_the_weights_say_so(
+    mixed: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def train(*args: object, bf16: bool, **options: object) -> None:
+        asked.append(bf16)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectral_ft.training.train.train", train)
+    monkeypatch.setattr("spectral_ft.models.loading.autocast_dtype", lambda dtype, device: mixed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path)
+    assert asked == [mixed is not None]
 
 
 def test_nothing_held_out_is_no_loss(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints in mid-training; oracles: a marker file, the tensors themselves."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from spectral_ft.errors import RunError
 from spectral_ft.training.checkpoints import (
     COMPLETE,
+    NEEDED,
     Origin,
     last_checkpoint,
     mark_whole,
@@ -19,13 +21,14 @@ from spectral_ft.training.checkpoints import (
 from spectral_ft.training.trained_state import STATE, WEIGHTS, load_trained, save_trained
 from tests.methods.small_bases import METHODS, adapt, frozen, logits, moved, trained
 
-ORIGIN = Origin("0123abcd", "f" * 32, {"torch": "2.13.0", "peft": "0.21.2"})
+ORIGIN = Origin("0123abcd", "f" * 32, {"torch": "2.13.0", "peft": "0.21.2"}, "c" * 32, "1a2b", 1)
 
 
 def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
-    (path / WEIGHTS).write_bytes(b"x")
+    for name in (*NEEDED, "rng_state.pth"):
+        (path / name).write_bytes(b"x")
     if whole:
         mark_whole(path, step=step, seconds=2.5, origin=ORIGIN)
     return path
@@ -39,6 +42,39 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.Log
     assert not any(path.exists() for path in cut)
     assert "checkpoint-1000 was cut while it was written; taking the one before it" in caplog.text
     assert (tmp_path / "checkpoint-90").is_dir()
+
+
+def test_a_copy_of_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    expected = checkpoint(tmp_path, 90, whole=True)
+    copies = [tmp_path / f"checkpoint-{name}" for name in ("100 copy", "100.bak", "last", "-5")]
+    for copy in copies:
+        copy.mkdir()
+    assert last_checkpoint(tmp_path, ORIGIN) == expected
+    assert all(copy.is_dir() for copy in copies)
+
+
+@pytest.mark.parametrize("missing", [*NEEDED, "rng_state.pth"])
+def test_a_checkpoint_that_would_go_on_as_another_training_is_not_whole(
+    missing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was marked as whole all the same, as the Trainer leaves it under save_only_model."""
+    before, lacking = checkpoint(tmp_path, 3, whole=True), checkpoint(tmp_path, 6, whole=False)
+    (lacking / missing).unlink()
+    mark_whole(lacking, step=6, seconds=1.0, origin=ORIGIN)
+    assert last_checkpoint(tmp_path, ORIGIN) == before
+    assert f"checkpoint-6 lacks {missing}; taking the one before it" in caplog.text
+
+
+def test_each_process_has_a_random_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_two, path = replace(ORIGIN, processes=2), checkpoint(tmp_path, 6, whole=False)
+    for index in range(2):
+        (path / f"rng_state_{index}.pth").write_bytes(b"x")
+    mark_whole(path, step=6, seconds=1.0, origin=of_two)
+    assert last_checkpoint(tmp_path, of_two) == path
+    (path / "rng_state_1.pth").unlink()
+    mark_whole(path, step=6, seconds=1.0, origin=of_two)
+    assert last_checkpoint(tmp_path, of_two) is None
+    assert "checkpoint-6 lacks rng_state_1.pth; training from the start" in caplog.text
 
 
 def test_no_checkpoint_is_no_fault(tmp_path: Path) -> None:
@@ -175,6 +211,15 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(
             replace(ORIGIN, versions={"torch": "2.13.0", "bitsandbytes": "1"}),
             "with bitsandbytes absent, peft 0.21.2, and this is bitsandbytes 1, peft absent",
         ),
+        (
+            replace(ORIGIN, code="d" * 32, commit="3c4d"),
+            r"by other code of spectral_ft \(fingerprint cccccccccccc, commit 1a2b\) than this \(fingerprint "
+            r"dddddddddddd, commit 3c4d\), which may compute otherwise: go back to the former to go on, or remove",
+        ),
+        (
+            replace(ORIGIN, processes=2),
+            "with a world size of 1, and this run has one of 2, which draws other random numbers: start as many pro",
+        ),
     ],
 )
 def test_a_checkpoint_from_elsewhere_is_refused(other: Origin, sentence: str, tmp_path: Path) -> None:
@@ -182,4 +227,15 @@ def test_a_checkpoint_from_elsewhere_is_refused(other: Origin, sentence: str, tm
     with pytest.raises(RunError, match=f"{sentence}.* to train anew"):
         last_checkpoint(tmp_path, other)
     assert path.is_dir()
-    assert last_checkpoint(tmp_path, ORIGIN) == path
+    assert last_checkpoint(tmp_path, replace(ORIGIN, commit=None)) == path
+
+
+def test_a_checkpoint_of_code_that_said_less_of_itself_is_refused_and_kept(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 3, whole=True)
+    told = json.loads((path / COMPLETE).read_text())
+    for key in ("code", "commit", "processes"):
+        del told["origin"][key]
+    (path / COMPLETE).write_text(json.dumps(told))
+    with pytest.raises(RunError, match=r"by other code of spectral_ft \(fingerprint None, commit unknown\) than this"):
+        last_checkpoint(tmp_path, ORIGIN)
+    assert path.is_dir()

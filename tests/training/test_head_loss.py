@@ -38,10 +38,11 @@ def moved(kind: str, **sizes: object) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("entries", [2**23, 40])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "phi3", "gemma"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "phi3", "gemma", "gemma2"])
 def test_loss_and_gradients_are_the_models_own(kind: str, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_loss, "ENTRIES", entries)
-    model, inputs = moved(kind), masked()
+    sizes = {"final_logit_softcapping": None} if kind == "gemma2" else {}
+    model, inputs = moved(kind, **sizes), masked()
     head = model.get_base_model().get_output_embeddings()  # type: ignore[operator]
     loss, expected = gradients(model, inputs)
     with fused_head_loss(model, inputs) as fused:
@@ -112,6 +113,52 @@ def test_a_model_that_does_more_keeps_its_own_loss(kind: str) -> None:
     with fused_head_loss(model, inputs) as fused:
         torch.manual_seed(0)
         assert not fused and model.train()(**inputs).loss == loss
+
+
+DOING_MORE = {
+    "a cap that small logits hardly meet": ("gemma2", {"final_logit_softcapping": 30.0}),
+    "scaled logits": ("granite", {"logits_scaling": 4.0}),
+    "logits that are scaled up": ("cohere", {"logit_scale": 3.0}),
+}
+
+
+@pytest.mark.parametrize("case", DOING_MORE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("small", [1.0, 1e-3])
+def test_what_is_done_to_small_logits_is_seen(case: str, dtype: torch.dtype, small: float) -> None:
+    """All losses are the logarithm of the vocabulary there, to the rounding of 16 bits and beyond."""
+    kind, sizes = DOING_MORE[case]
+    model = model_of(kind, **sizes).requires_grad_(False).to(dtype)
+    model.get_output_embeddings().weight.mul_(small)
+    with fused_head_loss(model, batch("llama")) as fused:
+        assert not fused
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "qwen2", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_plain_head_is_known_in_every_precision(kind: str, dtype: torch.dtype) -> None:
+    model = frozen(kind).to(dtype)
+    with fused_head_loss(model, batch(kind)) as fused:
+        assert not any(module.training for module in model.modules())
+        assert fused and model.train()(**batch(kind)).logits.shape[-1] == 8
+
+
+def test_what_lies_between_norm_and_head_leaves_the_norm_to_the_model() -> None:
+    """As a model that scales its hidden states does, and so little that no loss would tell."""
+    model = frozen("llama", vocab_size=64)
+    model.lm_head.register_forward_pre_hook(lambda head, inputs: (inputs[0] * 1.001,))
+    loss, _ = gradients(wide := adapt("lora", model).model, batch("llama"))
+    with fused_head_loss(wide, batch("llama")) as fused:
+        assert fused and type(model.model.norm).__name__ == "LlamaRMSNorm"
+        assert gradients(wide, batch("llama"))[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_another_loss_is_seen() -> None:
+    model = frozen("llama", vocab_size=64)
+    own = model.loss_function
+    model.loss_function = lambda *args, **options: own(*args, **options) * 1.01
+    with fused_head_loss(model, batch("llama")) as fused:
+        assert not fused
 
 
 @pytest.mark.parametrize("name", ["full", "trained head"])

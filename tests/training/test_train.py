@@ -4,7 +4,7 @@ import gc
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,11 @@ from spectral_ft.adapters.adalora import ranks
 from spectral_ft.adapters.opening import open_adapter
 from spectral_ft.errors import ConfigError, DataError, Interrupted
 from spectral_ft.methods.seam import Adapted
+from spectral_ft.training.arguments import trainer_arguments
 from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
-from spectral_ft.training.settings import TrainingSettings
+from spectral_ft.training.settings import RELIED_ON, TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
-from spectral_ft.types import MatrixAllocation, TrainOutcome
+from spectral_ft.types import FILL, MatrixAllocation, TrainOutcome
 from tests.methods.small_bases import adalora, adapt, even, frozen, logits, lora, seen, trained
 
 BASE = seen(frozen("llama"))
@@ -46,7 +47,7 @@ SETTINGS = TrainingSettings(
     logging_steps=1,
     trainer_options={},
 )
-ORIGIN = Origin("run", "plan", {"torch": "2"})
+ORIGIN = Origin("run", "plan", {"torch": "2"}, "code", None, 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -217,6 +218,61 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth(tmp_path: Path) -> None:
     assert outcome.final_loss == pytest.approx(sum(row["loss"] for row in log[-2:]) / 2)
 
 
+@pytest.mark.parametrize("steps", [9, 23, 30])
+def test_the_final_loss_is_of_the_last_steps_wherever_rows_are(steps: int, tmp_path: Path) -> None:
+    """Rows at the first step, at every tenth and at the last; oracle: a row a step."""
+    each, some = Log(), Log()
+    expected = run(adapt("lora", frozen("llama"), BASE), tmp_path / "1", each, max_steps=steps)
+    found = run(adapt("lora", frozen("llama"), BASE), tmp_path / "2", some, max_steps=steps, logging_steps=10)
+    assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
+    losses, before = [row["loss"] for row in each], 0
+    assert found.final_loss == sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10) != found.first_loss
+    assert [row["step"] for row in some] == sorted({1, *range(10, steps + 1, 10), steps})
+    for row in some:
+        assert row["loss"] == pytest.approx(sum(losses[before : row["step"]]) / (row["step"] - before), rel=1e-12)
+        before = row["step"]
+
+
+def test_where_patience_ends_there_is_a_last_row(tmp_path: Path) -> None:
+    log, options = Log(), {"validation_steps": 2, "early_stopping": 1, "validation_loss": Losses(1.0, 1.0)}
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path, log, logging_steps=10, **options)
+    assert outcome.steps == 4 and [row["step"] for row in log if "loss" in row] == [1, 4]
+
+
+def test_examples_are_counted_as_often_as_they_were_learnt_from(tmp_path: Path) -> None:
+    """Two epochs of ten, four a step: the last step of an epoch has two; and through a cut."""
+    options: dict[str, Any] = {"max_steps": None, "epochs": 2.0, "examples": Examples(10), "save_steps": 2}
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path / "whole", **options)
+    assert outcome.samples_per_second == pytest.approx(20 / outcome.seconds, rel=1e-2)
+    with pytest.raises(Cut):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", Log(cut=5), **options)
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    outcome = run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", resume=resume, **options)
+    assert resume is not None and outcome.samples_per_second == pytest.approx(20 / outcome.seconds, rel=1e-2)
+
+
+def test_memory_is_that_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of what was tried before it, nor of what is saved after it."""
+    told: list[str] = []
+
+    class Tells(Log):
+        def __call__(self, row: dict[str, Any]) -> None:
+            told.append(f"step {row['step']}")
+
+    monkeypatch.setattr("spectral_ft.training.watch.forget_device_peak", lambda: told.append("forgotten"))
+    monkeypatch.setattr("spectral_ft.training.train.peak_device_bytes", lambda: told.append("device") or 7)
+    monkeypatch.setattr("spectral_ft.training.train.peak_process_bytes", lambda: told.append("process") or 8)
+    adapted = adapt("lora", frozen("llama"), BASE)
+    outcome = run(
+        adapted._replace(save=lambda folder: told.append("saved") or adapted.save(folder)),
+        tmp_path,
+        Tells(),
+        max_steps=1,
+    )
+    assert told == ["forgotten", "step 1", "process", "device", "saved"]
+    assert (outcome.peak_device_bytes, outcome.peak_memory_bytes) == (7, 8)
+
+
 def test_it_is_adamw_with_clipping_warm_up_and_decay(tmp_path: Path) -> None:
     """The same in eleven lines, on a training set of one batch."""
     ours, byhand = (adapt("lora", frozen("llama"), BASE) for _ in range(2))
@@ -356,6 +412,23 @@ def test_a_resumed_training_equals_one_that_was_not_cut(start: str, cut: int, la
     assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
 
 
+@pytest.mark.parametrize("end", ["a cut", "a signal"])
+def test_rows_and_means_are_those_of_a_training_that_was_not_cut(end: str, tmp_path: Path) -> None:
+    """Between two rows; what the checkpoint does not hold of a row is lost."""
+    options = {"max_steps": 11, "save_steps": 2 if end == "a cut" else 100, "logging_steps": 3}
+    whole, cut, rest = Log(), Log(9), Log()
+    expected = run(adapt("lora", frozen("llama"), BASE), tmp_path / "whole", whole, **options)
+    if end == "a signal":
+        cut = Asks(6, signal.SIGTERM)
+    with pytest.raises((Cut, Interrupted)):
+        run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", cut, **options)
+    resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == ("checkpoint-8" if end == "a cut" else "checkpoint-7")
+    found = run(adapt("lora", frozen("llama"), BASE), tmp_path / "cut", rest, resume=resume, **options)
+    assert [(r["step"], r["loss"]) for r in cut + rest] == [(r["step"], r["loss"]) for r in whole]
+    assert (found.first_loss, found.final_loss) == (expected.first_loss, expected.final_loss)
+
+
 # ---- what cannot be trained
 
 
@@ -388,10 +461,51 @@ def test_a_loss_that_is_no_number_names_its_examples_before_it_reaches_a_weight(
         row["input_ids"] = [31 if number == 17 else min(token, 30) for token in row["input_ids"]]
     adapted = adapt("lora", model, BASE)
     with pytest.raises(
-        TrainingDiverged, match=r"loss is nan at step \d+, in the micro batch of .* examples (17, \d+|\d+, 17) "
+        TrainingDiverged, match=r"loss is nan at step \d+, in the micro batch of .* rows (17, \d+|\d+, 17) "
     ):
         run(adapted, tmp_path, examples=examples)
     assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
+
+
+@pytest.mark.parametrize("step", [4, 12], ids=["a step that is saved", "the last step"])
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_gradient_that_is_no_number_reaches_neither_a_weight_nor_a_checkpoint(
+    step: int, clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is one; gradients are broken in the second micro batch of a step."""
+    adapted, passes = adapt("lora", frozen("llama"), BASE), [0]
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        return gradient * math.nan if passes[0] == 2 * step else gradient
+
+    next(iter(trained(adapted.model).values())).register_hook(spoil)
+
+    def unclipped(*args: Any, **options: Any) -> TrainingArguments:
+        arguments = trainer_arguments(*args, **options)
+        arguments.max_grad_norm = clip
+        return arguments
+
+    monkeypatch.setattr("spectral_ft.training.train.trainer_arguments", unclipped)
+    sentence = rf"^the norm of the gradient is nan at step {step}, in the batch of training rows \d+, \d+, \d+, \d+ "
+    with pytest.raises(TrainingDiverged, match=sentence):
+        run(adapted, tmp_path)
+    assert all(parameter.isfinite().all() for parameter in trained(adapted.model).values())
+    assert not (tmp_path / "adapter").exists() and not (tmp_path / "checkpoints" / f"checkpoint-{step}").exists()
+    whole = last_checkpoint(tmp_path / "checkpoints", ORIGIN)
+    assert (whole and whole.name) == (None if step == 4 else "checkpoint-8")
+
+
+def test_a_fault_names_rows_of_the_data_and_nothing_that_fills_a_batch(broken: Adapted, tmp_path: Path) -> None:
+    sampler = [*range(3), FILL] * 3
+    options: dict[str, Any] = {"examples": Examples(12), "sampler": sampler, "micro_batch_size": 4}
+    with pytest.raises(
+        TrainingDiverged, match=r"of training rows 100 \(a\), 101 \(b\), 102 \(c\) \(counted from 0\): "
+    ):
+        run(broken, tmp_path, named=lambda place: f"{100 + place} ({'abc'[place]})", **options)
+    options |= {"sampler": [0] * 40, "batch_size": 20, "micro_batch_size": 20, "examples": Examples(40)}
+    with pytest.raises(TrainingDiverged, match=r"of training rows (0, ){15}0 and 4 more \(counted from 0\): "):
+        run(broken, tmp_path, **options)
 
 
 # ---- how far backward goes
@@ -479,6 +593,45 @@ def test_the_best_weights_are_kept_through_a_cut(tmp_path: Path) -> None:
         assert torch.equal(parameter, best[1][name])
 
 
+@pytest.mark.parametrize(("best", "interval"), [(1, 4), (2, 4), (3, 4), (2, 1)])
+def test_the_best_weights_of_adalora_are_saved_as_they_were_kept(best: int, interval: int, tmp_path: Path) -> None:
+    """Before anything is masked, at a masking, and between two, where what was masked has grown again."""
+    options = {"validation_steps": 2, "keep_best": True, "max_steps": 12, "save_steps": 4, "learning_rate": 3e-2}
+
+    def start() -> Adapted:
+        method = adalora(factor=2.0, interval=interval)
+        return adapt("adalora", frozen("llama"), BASE, method=method, steps=12)
+
+    looks, adapted = [float(number != best) for number in range(1, 7)], start()
+    said: list[torch.Tensor] = []
+
+    def look() -> float:
+        said.append(logits(adapted.model.eval()))
+        adapted.model.train()
+        return looks[len(said) - 1]
+
+    run(adapted, tmp_path / "whole", validation_loss=look, **options)
+    kept, opened = logits(adapted.model.eval()), logits(open_adapter(frozen("llama"), tmp_path / "whole" / "adapter"))
+    assert torch.equal(kept, said[best - 1]) and not torch.equal(kept, said[-1])
+    torch.testing.assert_close(opened, kept, rtol=1e-5, atol=1e-6)
+    with pytest.raises(Cut):
+        run(start(), tmp_path / "cut", Log(cut=11), validation_loss=Losses(*looks), **options)
+    again, resume = start(), last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
+    assert resume is not None and resume.name == "checkpoint-8"
+    run(again, tmp_path / "cut", validation_loss=Losses(*looks[4:]), resume=resume, **options)
+    assert torch.equal(logits(again.model.eval()), kept)
+    assert torch.equal(logits(open_adapter(frozen("llama"), tmp_path / "cut" / "adapter")), opened)
+
+
+def test_adalora_that_stops_between_two_maskings_is_saved_as_it_is(tmp_path: Path) -> None:
+    method = adalora(factor=2.0, interval=5)
+    adapted = adapt("adalora", frozen("llama"), BASE, method=method, steps=40)
+    options = {"validation_steps": 3, "early_stopping": 1, "max_steps": 40, "learning_rate": 3e-2}
+    assert run(adapted, tmp_path, validation_loss=Losses(*range(5)), **options).steps == 6
+    kept = logits(adapted.model.eval())
+    torch.testing.assert_close(logits(open_adapter(frozen("llama"), tmp_path / "adapter")), kept, rtol=1e-5, atol=1e-6)
+
+
 def test_looks_at_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"training\.validation_steps=2 looks at validation examples, and there are none"
@@ -563,9 +716,41 @@ def test_a_trainer_option_that_is_none_is_refused(options: dict[str, Any], sente
         run(adapt("lora", frozen("llama"), BASE), tmp_path, trainer_options=options)
 
 
-def test_a_trainer_option_that_has_a_name_here_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"training\.trainer_options\.learning_rate would override an option of this"):
-        replace(SETTINGS, trainer_options={"learning_rate": 1.0})
+SET_HERE = (
+    *("learning_rate", "save_total_limit", "logging_first_step", "logging_nan_inf_filter", "disable_tqdm", "seed"),
+    *("include_num_input_tokens_seen", "report_to", "output_dir", "gradient_accumulation_steps"),
+)
+BREAKING = (
+    *("save_only_model", "auto_find_batch_size", "ignore_data_skip", "fsdp", "fsdp_config", "deepspeed"),
+    *("gradient_checkpointing", "num_train_epochs", "load_best_model_at_end", "resume_from_checkpoint"),
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        *((option, "would override an option of this stage: set the one") for option in SET_HERE),
+        *((option, "would change what checkpoints, resuming or batches here rely on") for option in BREAKING),
+    ],
+)
+def test_a_trainer_option_that_must_be_ours_is_refused(option: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^training\.trainer_options\.{option} {sentence}"):
+        replace(SETTINGS, trainer_options={option: 1})
+
+
+def test_every_option_that_is_kept_here_is_one_of_the_trainer() -> None:
+    known = {field.name for field in fields(TrainingArguments)}
+    own = SETTINGS.own_arguments(steps=1, seed=0, folder="", processes=1).keys()
+    assert not (own | RELIED_ON) - known and not own & RELIED_ON
+
+
+def test_smoothed_labels_need_logits(tmp_path: Path) -> None:
+    smoothed = {"trainer_options": {"label_smoothing_factor": 0.1}}
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor needs the logits, which training\.fused_loss=true"):
+        replace(SETTINGS, **smoothed)
+    log = Log()
+    run(adapt("lora", frozen("llama"), BASE), tmp_path, log, max_steps=1, fused_loss=False, **smoothed)
+    assert 3 < log[0]["loss"] < 4
 
 
 def test_a_trainer_option_is_passed_through(tmp_path: Path) -> None:
@@ -575,6 +760,17 @@ def test_a_trainer_option_is_passed_through(tmp_path: Path) -> None:
     assert any(
         not torch.equal(parameter, trained(noisy.model)[name]) for name, parameter in trained(plain.model).items()
     )
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_products_are_in_16_bits_where_that_was_asked_and_not_where_a_gpu_could(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    options = {"use_cpu": True, "dataloader_pin_memory": False}
+    told = {"steps": 1, "seed": 0, "folder": tmp_path, **({"bf16": True} if asked else {})}
+    assert trainer_arguments(replace(SETTINGS, trainer_options=options), **told).bf16 is asked
 
 
 @pytest.mark.parametrize(("processes", "accumulated"), [(1, 2), (2, 1)])
