@@ -36,14 +36,20 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
     resolvers: dict[str, Callable[..., Any]] = {
         "run_id": lambda *, _root_: run_id(plain(_root_)),
-        "sweep_name": lambda *, _root_: _root_.hydra.runtime.choices.get("experiment") or "sweep",
+        "sweep_name": _sweep_name,
         "chosen": lambda group, *, _root_: _chosen(group, _hydra(_root_)),
         "sweep_group": lambda *, _root_: _sweep_group(_hydra(_root_)),
         "cache_home": lambda: str(cache_home()),
         "embedded_model": lambda: str(EMBEDDED_MODEL),
     }
     for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        # Hydra hands what is kept on to the jobs of a sweep: all are in one folder, whichever scale each was told.
+        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=name == "sweep_name")
+
+
+def _sweep_name(experiment: str | None, scale: str) -> str:
+    name = experiment or "sweep"
+    return name if scale == "full" else f"{name}-{scale}"
 
 
 def _hydra(root: Any) -> Any:

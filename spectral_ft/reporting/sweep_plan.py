@@ -1,4 +1,4 @@
-"""The jobs that a sweep should have: `sweep.json`, which it writes into its folder before the first of them begins."""
+"""The jobs that sweeps should have: `sweep.json`, which each adds to in its folder before the first of them begins."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +22,8 @@ class PlannedJob:
     arm: str | None = None
     """The choice of `arm`; None where the sweep has none."""
     seed: int | None = None
+    call: str | None = None
+    """The sweep that began or planned it last; None where an older version wrote it down."""
 
     @property
     def setting(self) -> str:
@@ -36,6 +38,8 @@ class SweepPlan:
     experiment: str | None
     """Its name; several joined with commas."""
     jobs: tuple[PlannedJob, ...]
+    commands: tuple[tuple[str, ...], ...] = ()
+    """What each sweep was told on its command line, after the entry's name."""
 
     def missing(self, run_ids: Iterable[str | None]) -> tuple[PlannedJob, ...]:
         """The jobs that have no folder yet.
@@ -64,7 +68,19 @@ def sweep_plan(files: Sequence[Path]) -> SweepPlan | None:
     """
     if not files:
         return None
-    plans = [read_json(file, SweepPlan) for file in files]
-    names = dict.fromkeys(plan.experiment for plan in plans if plan.experiment)
+    return merged([read_json(file, SweepPlan) for file in files])
+
+
+def merged(plans: Sequence[SweepPlan]) -> SweepPlan:
+    """Several sweeps as one.
+
+    Args:
+        plans: The oldest first.
+
+    Returns:
+        All their jobs and commands, each once; of a job that several have, what the last says.
+    """
+    names = dict.fromkeys(name for plan in plans if plan.experiment for name in plan.experiment.split(", "))
     jobs = {job.run_id: job for plan in plans for job in plan.jobs}
-    return SweepPlan(experiment=", ".join(names) or None, jobs=tuple(jobs.values()))
+    commands = dict.fromkeys(command for plan in plans for command in plan.commands)
+    return SweepPlan(experiment=", ".join(names) or None, jobs=tuple(jobs.values()), commands=tuple(commands))
