@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from spectral_ft.reporting.arms import distinct_names, seedless
 from spectral_ft.storage import read_json
 
 SWEEP = "sweep.json"
@@ -26,9 +27,15 @@ class PlannedJob:
     """The sweep that began or planned it last; None where an older version wrote it down."""
 
     @property
+    def options(self) -> dict[str, str]:
+        """What it was told, without the seed and what changes no result."""
+        said = [override.lstrip("+").partition("=") for override in self.overrides]
+        return seedless({option: value for option, _, value in said})
+
+    @property
     def setting(self) -> str:
         """What tells it from other jobs of the sweep, whatever the seed."""
-        return " ".join(override for override in self.overrides if not override.startswith("seed="))
+        return " ".join(f"{option}={value}" for option, value in self.options.items())
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -40,6 +47,13 @@ class SweepPlan:
     jobs: tuple[PlannedJob, ...]
     commands: tuple[tuple[str, ...], ...] = ()
     """What each sweep was told on its command line, after the entry's name."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Of each setting what its row is called: its arm, and the options that tell the settings of one arm apart."""
+        jobs = list({job.setting: job for job in self.jobs}.values())
+        names = distinct_names([job.arm or job.setting or job.run_id for job in jobs], [job.options for job in jobs])
+        return dict(zip((job.setting for job in jobs), names, strict=True))
 
     def missing(self, run_ids: Iterable[str | None]) -> tuple[PlannedJob, ...]:
         """The jobs that have no folder yet.

@@ -116,6 +116,58 @@ def test_a_sweep_tells_arms_and_what_is_missing(tmp_path):
     ]
 
 
+RATES = [(f"{rate}{seed}", "x", seed, f"training.learning_rate={rate}") for rate in ("0.1", "0.2") for seed in (0, 1)]
+"""One arm with two settings of two seeds each."""
+EACH = {rate: f"x (training.learning_rate={rate})" for rate in ("0.1", "0.2")}
+
+
+def rated(folder, rate, seed):
+    options = {**LORA, "training.learning_rate": float(rate)}
+    return write_record(folder / f"{rate}{seed}", run_id=f"{rate}{seed}", seed=seed, options=options)
+
+
+def rows(folder):
+    runs = run_folders([folder])
+    missing = missing_arms(planned_jobs([folder]), runs)
+    return {run.run_id: run.arm for run in runs} | {job.run_id: arm for arm, job in missing}
+
+
+def test_the_settings_of_one_arm_are_told_apart_before_any_has_begun_and_in_the_same_words_after(tmp_path):
+    expected = {name: EACH[name[:3]] for name, *_ in RATES}
+    write_sweep(tmp_path, RATES, overrides=["tracking.mode=disabled"])
+    assert rows(tmp_path) == expected
+    write_json(tmp_path / "0.20" / "failure.json", {"run_id": "0.20", "error": "e", "overrides": ["arm=x", "seed=0"]})
+    assert rows(tmp_path) == expected
+    rated(tmp_path, "0.1", 0)  # whose configuration alone tells it from nothing
+    assert rows(tmp_path) == expected
+    rated(tmp_path, "0.2", 1)
+    assert rows(tmp_path) == expected
+
+
+def test_what_changes_no_result_tells_no_settings_apart(tmp_path):
+    own = ["tracking.mode=disabled", "figures=false"]
+    write_sweep(tmp_path, [("a", "x", 0, own[0]), ("b", "x", 1, own[1]), ("c", "x", 2)])
+    assert set(rows(tmp_path).values()) == {"x"}
+
+
+def test_a_run_whose_files_do_not_say_its_identity_is_known_by_its_folder(tmp_path):
+    write_sweep(tmp_path, RATES)
+    with claimed(tmp_path / "0.10", "0.10"):
+        (tmp_path / "0.21").mkdir()
+        (tmp_path / "0.21" / "run.json").write_text('{"run_id": "0.2')
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "run.json").write_text("{")
+        found = by_name(tmp_path)
+        missing = missing_arms(planned_jobs([tmp_path]), list(found.values()))
+    told = {name: (run.run_id, run.status, run.arm, run.seed) for name, run in found.items()}
+    assert told == {
+        "0.10": ("0.10", "running", EACH["0.1"], 0),
+        "0.21": ("0.21", "damaged", EACH["0.2"], 1),
+        "other": (None, "damaged", "other", None),
+    }
+    assert [job.run_id for _, job in missing] == ["0.11", "0.20"]
+
+
 def test_jobs_without_an_arm_are_in_the_row_of_their_other_seeds(tmp_path):
     write_sweep(tmp_path, [(name, None, seed) for seed, name in enumerate("abc")], overrides=["method=lora"])
     write_record(tmp_path / "a", run_id="a", options=LORA)

@@ -121,6 +121,17 @@ def test_published_numbers_stand_beside_the_measured_ones(tmp_path):
     assert f"aqua was published over 254 items and measured over {ITEMS}." in found.notes
 
 
+def test_published_numbers_are_found_by_the_arm_where_it_has_several_settings(tmp_path):
+    write_sweep(tmp_path, [(name, "arithmetic/lora", 0, f"model={name}") for name in ("tiny", "llama", "later")])
+    for name in ("tiny", "llama"):
+        write_record(tmp_path / name, {"aqua": {"tuned": MIDDLE[0]}}, run_id=name, options={**LORA, "model.name": name})
+    frame = table(tmp_path).frame().set_index(["arm", "task"])
+    arms = [f"arithmetic/lora ({option})" for option in ("model.name=tiny", "model.name=llama", "model=later")]
+    assert list(dict.fromkeys(frame.index.get_level_values("arm"))) == arms
+    for arm in arms:
+        assert frame.loc[(arm, "aqua"), "published"] == pytest.approx(0.189)
+
+
 # ---- what is not finished
 
 
