@@ -105,4 +105,4 @@ def write_sweep(folder: Path, jobs, *, overrides=()) -> None:
         }
         for run_id, arm, seed, *own in jobs
     ]
-    write_json(folder / "sweep.json", {"experiment": "smoke", "jobs": listed})
+    write_json(folder / "sweep.json", {"experiment": "smoke", "jobs": listed, "commands": [["-m", "experiment=smoke"]]})
