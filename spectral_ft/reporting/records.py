@@ -192,7 +192,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def _unnamed(one: Found, named: Mapping[str, str]) -> str:
     config = one.files.config
-    if config:
+    if {"method", "rank_policy"} <= set(config):  # others than ours may be in a W&B project
         return stem(config)
     return " ".join(f"{option}={value}" for option, value in named.items() if option != "seed") or one.place.name
 

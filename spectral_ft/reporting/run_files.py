@@ -73,7 +73,13 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def mirrored_run(
-    place: str, run_id: str, *, state: str, config: Mapping[str, Any], record: Mapping[str, Any] | None
+    place: str,
+    run_id: str,
+    *,
+    state: str,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
+    fault: str | None = None,
 ) -> RunFiles:
     """What W&B says of a run, as if it were files.
 
@@ -83,10 +89,13 @@ def mirrored_run(
         state: As W&B calls it.
         config: Resolved.
         record: Without the configuration; None where W&B has none.
+        fault: What is wrong with one that cannot be read.
 
     Returns:
         Its state: finished with the record, running, failed where W&B says so, damaged where the record is.
     """
+    if fault:
+        return RunFiles("damaged", run_id, config, None, f"the record of {place} is damaged: {fault}.")
     if record is None:
         if state == "running":
             return RunFiles("running", run_id, config, None, None)
