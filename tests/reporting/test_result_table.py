@@ -167,6 +167,21 @@ def test_an_untrained_base_is_scored_as_it_is(tmp_path):
     assert table(tmp_path).measured["lora/uniform", "aqua"].value == pytest.approx(MIDDLE[0].mean())
 
 
+def test_the_base_s_score_is_not_taken_for_that_of_a_trained_arm(tmp_path):
+    for name, options in (("never", {"method.name": "none"}), ("only", {}), ("both", {"method.name": "dora"})):
+        answers = {"base": MIDDLE[0], "tuned": STRONG[0]} if name == "both" else {"base": MIDDLE[0]}
+        changes = {"plan": {**PLAN, "trainable_parameters": 0 if name == "never" else 3}}
+        write_record(tmp_path / name, {"aqua": answers}, run_id=name, options={**LORA, **options}, changes=changes)
+    found = table(tmp_path)
+    assert {arm: one.value for (arm, _), one in found.measured.items()} == {
+        "none/uniform": pytest.approx(MIDDLE[0].mean()),
+        "dora/uniform": pytest.approx(STRONG[0].mean()),
+    }
+    assert [row.arm for row in found.rows] == ["dora/uniform", "lora/uniform", "none/uniform"]
+    said = "lora/uniform was scored before its training only (benchmark.stages), so it has no score of its own."
+    assert said in found.notes and sum("no score of its own" in note for note in found.notes) == 1
+
+
 # ---- scores without single items
 
 
