@@ -169,7 +169,8 @@ def planned_jobs(folders: Sequence[Path]) -> SweepPlan | None:
     Raises:
         RunError: If a folder does not exist, or a list is damaged.
     """
-    found = [place / SWEEP for folder in folders for place, _ in _walk(folder) if (place / SWEEP).is_file()]
+    places = [place for folder in folders for place, runs in _walk(folder) if not runs]
+    found = [place / SWEEP for place in places if (place / SWEEP).is_file()]
     return sweep_plan(list(dict.fromkeys(path.resolve() for path in found)))
 
 

@@ -1,11 +1,16 @@
 """Runs below folders; oracle: folders that were made as the commands make them, one of each state."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from spectral_ft.errors import RunError
+from spectral_ft.reporting.page import write_page
+from spectral_ft.reporting.progress import jobs
 from spectral_ft.reporting.records import missing_arms, planned_jobs, run_folders
+from spectral_ft.reporting.run_files import last_change
 from spectral_ft.run_folder import claimed, is_held, mark_started
 from spectral_ft.storage import write_json
 from tests.conftest import edit_json
@@ -73,6 +78,77 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         with pytest.raises(RunError, match="nowhere does not exist or is no folder"):
             ask([tmp_path / "nowhere"])
     assert run_folders([tmp_path]) == [] and planned_jobs([tmp_path]) is None
+
+
+@pytest.fixture
+def barred(monkeypatch):
+    """Makes a path one that the user may not look at; permissions stop nobody who is root."""
+
+    def bar(path):
+        def refusing(known):
+            def call(of, *given, **named):
+                if not isinstance(of, int) and (Path(of) == path or path in Path(of).parents):
+                    raise PermissionError(13, "Permission denied", str(of))
+                return known(of, *given, **named)
+
+            return call
+
+        for owner, name in ((Path, "stat"), (Path, "open"), (Path, "is_file"), (os, "open")):
+            monkeypatch.setattr(owner, name, refusing(getattr(owner, name)))
+
+    return bar
+
+
+@pytest.mark.parametrize("file", ["result.json", "run.json", "failure.json", ""])
+def test_a_run_that_cannot_be_read_is_damaged_and_hides_no_other(tmp_path, barred, file):
+    write_record(tmp_path / "a", run_id="a")
+    write_record(tmp_path / "b", run_id="b")
+    if file == "failure.json":
+        (tmp_path / "b" / "result.json").unlink()
+        write_json(tmp_path / "b" / file, {"run_id": "b", "error": "e"})
+    barred(tmp_path / "b" / file)
+    found = by_name(tmp_path)
+    assert {name: run.status for name, run in found.items()} == {"a": "finished", "b": "damaged"}
+    assert found["b"].reason == f"{tmp_path / 'b'} cannot be read: Permission denied."
+    assert (found["b"].updated == 0) == (file == "")
+    jobs(run_folders([tmp_path]), None)
+    write_page(run_folders([tmp_path]), None, tmp_path / "out" / "page.html")
+
+
+def test_a_lock_that_nobody_may_look_at_counts_as_free(tmp_path, barred, monkeypatch):
+    mark_started(tmp_path / "a", "a", {})
+    with claimed(tmp_path / "a", "a"):
+        assert is_held(tmp_path / "a")
+        with monkeypatch.context() as patch:
+            patch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks available")))
+            assert not is_held(tmp_path / "a")
+    barred(tmp_path / "a" / ".lock")
+    assert not is_held(tmp_path / "a") and by_name(tmp_path)["a"].status == "cut"
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_no_fault(tmp_path, monkeypatch):
+    write_record(tmp_path / "a", run_id="a")
+    newest = max(path.stat().st_mtime for path in (tmp_path / "a").iterdir() if path.is_file())
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    assert last_change(tmp_path / "a") == newest
+    listed = os.scandir
+
+    class Vanishing:
+        """What a folder listed, of which every entry is gone."""
+
+        def __init__(self, folder):
+            self.entries = list(listed(folder))
+
+        def __enter__(self):
+            for entry in self.entries:
+                Path(entry.path).unlink() if entry.is_file() else None
+            return self.entries
+
+        def __exit__(self, *_):
+            """Nothing."""
+
+    monkeypatch.setattr("os.scandir", Vanishing)
+    assert last_change(tmp_path / "a") == (tmp_path / "a").stat().st_mtime
 
 
 # ---- what a row is called
