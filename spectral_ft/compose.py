@@ -36,14 +36,20 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
     resolvers: dict[str, Callable[..., Any]] = {
         "run_id": lambda *, _root_: run_id(plain(_root_)),
-        "sweep_name": lambda *, _root_: _root_.hydra.runtime.choices.get("experiment") or "sweep",
+        "sweep_name": _sweep_name,
         "chosen": lambda group, *, _root_: _chosen(group, _hydra(_root_)),
         "sweep_group": lambda *, _root_: _sweep_group(_hydra(_root_)),
         "cache_home": lambda: str(cache_home()),
         "embedded_model": lambda: str(EMBEDDED_MODEL),
     }
     for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        # Hydra hands what is kept on to the jobs of a sweep: all are in one folder, whichever scale each was told.
+        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=name == "sweep_name")
+
+
+def _sweep_name(experiment: str | None, scale: str) -> str:
+    name = experiment or "sweep"
+    return name if scale == "full" else f"{name}-{scale}"
 
 
 def _hydra(root: Any) -> Any:
@@ -92,7 +98,7 @@ def build_experiment(config: DictConfig) -> Experiment:
     resolved = plain(config)
     if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
         raise ConfigError(f"{unknown[0]} is no option.{nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
-    components = {group: _component(group, config[group]) for group in GROUPS}
+    components = {group: _component(group, config[group], seed=config.seed) for group in GROUPS}
     experiment = Experiment(
         run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components
     )
@@ -144,12 +150,13 @@ def _places(running: Hydra) -> Sequence[SearchPathElement]:
     return running.config_loader.get_search_path().get_path()
 
 
-def build_parts(named: str, *, option: str) -> PlanParts:
+def build_parts(named: str, *, option: str, seed: int) -> PlanParts:
     """What makes the plan of another method.
 
     Args:
         named: METHOD or METHOD/POLICY, then overrides of their options, separated by spaces.
         option: That named it, for the error.
+        seed: Of the run, for a policy without a seed of its own.
 
     Returns:
         The components, with the options of their files where no override says otherwise.
@@ -162,8 +169,10 @@ def build_parts(named: str, *, option: str) -> PlanParts:
     for group, choice in (("method", method), ("rank_policy", policy)):
         _check_choice(group, choice, option=option, said=named) if choice or group == "method" else None
     chosen = [f"method={method}", *([f"rank_policy={policy}"] if policy else []), *overrides]
-    config = composed(chosen)
-    parts = PlanParts(**{group: _component(group, config[group]) for group in PlanParts.__dataclass_fields__})
+    config = composed([f"seed={seed}", *chosen])
+    parts = PlanParts(**{
+        group: _component(group, config[group], seed=config.seed) for group in PlanParts.__dataclass_fields__
+    })
     check_parts(parts)
     return parts
 
@@ -184,13 +193,15 @@ def _with_policy(config: DictConfig) -> DictConfig:
     return OmegaConf.create({**config, "of": other})
 
 
-def _component(group: str, config: DictConfig) -> Any:
-    if group == "rank_policy" and isinstance(config.get("of"), str):
-        config = _with_policy(config)
+def _component(group: str, config: DictConfig, *, seed: int) -> Any:
+    if group == "rank_policy":
+        config = _with_policy(config) if isinstance(config.get("of"), str) else config
+        if "seed" in config and config.seed is None:  # stays null in the record: runs of other seeds are of one arm
+            config = OmegaConf.create({**config, "seed": seed})
     try:
         if group == "budget" and isinstance(config.get("of"), str):
             others = OmegaConf.create({key: value for key, value in config.items() if key != "of"})
-            return instantiate(others, _partial_=True)(of=build_parts(config.of, option="budget.of"))
+            return instantiate(others, _partial_=True)(of=build_parts(config.of, option="budget.of", seed=seed))
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error

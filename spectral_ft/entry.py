@@ -94,7 +94,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
                 _fail(str(error))
             if not sweeping or not recorded:
                 raise  # in sweeps of the other entries Hydra tells the overrides of the first failing job
-            return failed_job(config, error, _sentence(error, overrides) or _unexplained(error))
+            failed_job(config, error, _sentence(error, overrides) or _unexplained(error))
+            return None
         finally:
             folder = Path(HydraConfig.get().runtime.output_dir)  # Hydra makes it before anything is checked
             if folder.is_dir() and not any(folder.iterdir()):

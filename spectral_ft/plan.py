@@ -36,7 +36,7 @@ def job(config: "DictConfig") -> None:
     experiment = build_experiment(config)
     against = experiment.planning.against
     file = Path(against).expanduser() if against and against.endswith(".json") else None
-    rival = build_parts(against, option="planning.against") if against and file is None else None
+    rival = build_parts(against, option="planning.against", seed=experiment.seed) if against and file is None else None
     with claimed(folder, experiment.run_id):
         checkpoint = experiment.model.locate()
         wanted = all_parts(experiment.parts, *([rival] if rival else []))

@@ -127,7 +127,7 @@ def _remote(project: str) -> "list[Found]":
     return [
         Found(
             Path(run.place),
-            mirrored_run(run.place, run.run_id, state=run.state, config=run.config, record=run.record),
+            mirrored_run(run.place, run.run_id, state=run.state, config=run.config, record=run.record, fault=run.fault),
             run.updated,
         )
         for run in read_project(project)

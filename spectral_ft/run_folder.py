@@ -72,17 +72,17 @@ def is_held(folder: Path) -> bool:
         folder: Of a run.
 
     Returns:
-        True if its lock is held.
+        True if its lock is held; a lock that may not be looked at, or on a disk without locks, counts as free.
     """
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed again by closing
         return False
-    except BlockingIOError:
-        return True
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     finally:
         os.close(lock)
 

@@ -35,6 +35,8 @@ class MirroredRun:
     """Without the configuration; None where the summary holds none."""
     updated: float
     """In seconds since 1970."""
+    fault: str | None = None
+    """What is wrong with the record that the summary holds."""
 
 
 class Api(Protocol):
@@ -83,7 +85,7 @@ def read_project(named: str, *, api: Api | None = None) -> list[MirroredRun]:
     try:
         found = [_mirrored(run, project) for run in (api or wandb.Api(timeout=PATIENCE)).runs(project, filters)]
     except (wandb.errors.Error, OSError, ValueError) as error:
-        sentence = str(error).strip().splitlines()[0]
+        sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(
             f"wandb:{named} cannot be read, by the key of `wandb login` or WANDB_API_KEY: {sentence}"
         ) from error
@@ -93,13 +95,25 @@ def read_project(named: str, *, api: Api | None = None) -> list[MirroredRun]:
 
 
 def _mirrored(run: Any, project: str) -> MirroredRun:
-    text = run.summary.get(KEY)
+    record, fault = _record(run.summary.get(KEY))
     changed = getattr(run, "heartbeat_at", None) or run.created_at
     return MirroredRun(
         place=f"wandb:{project}/{run.id}",
         run_id=run.id,
         state=run.state,
         config=dict(run.config),
-        record=json.loads(text) if text else None,
+        record=record,
         updated=datetime.fromisoformat(changed.replace("Z", "+00:00")).timestamp(),
+        fault=fault,
     )
+
+
+def _record(text: Any) -> tuple[dict[str, Any] | None, str | None]:
+    # And what is wrong with it: one damaged record must not hide the others.
+    if not text:
+        return None, None
+    try:
+        record = json.loads(text)
+    except (TypeError, ValueError) as error:
+        return None, str(error)
+    return (record, None) if isinstance(record, dict) else (None, "it is no JSON object")

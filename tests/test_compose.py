@@ -130,7 +130,7 @@ def test_a_budget_lists_what_it_needs() -> None:
 def test_a_budget_matches_another_method_with_the_policy_that_it_brings() -> None:
     budget = built("method=lora_ar", "budget=match", "budget.of=spectraqlora").budget
     assert (budget.kind, budget.value, budget.of.method.name) == ("match", None, "spectraqlora")
-    assert budget.of.rank_policy == build_parts("spectraqlora/snr_top", option="budget.of").rank_policy
+    assert budget.of.rank_policy == build_parts("spectraqlora/snr_top", option="budget.of", seed=0).rank_policy
     assert budget.of.budget.kind == "none"
 
 
@@ -143,15 +143,25 @@ def test_the_method_that_is_matched_has_options_of_its_own() -> None:
 
 
 def test_what_is_matched_may_share_factors_or_keep_a_budget() -> None:
-    parts = build_parts("sgm/uniform budget=params budget.value=5000", option="budget.of")
+    parts = build_parts("sgm/uniform budget=params budget.value=5000", option="budget.of", seed=0)
     assert type(parts.grouping).__name__ == "Sgm"
     assert (parts.budget.kind, parts.budget.value) == ("params", 5000)
 
 
 def test_controls_can_be_matched_with_the_policy_that_they_permute() -> None:
-    parts = build_parts("lora/random rank_policy.of=depth rank_policy.seed=5", option="budget.of")
+    parts = build_parts("lora/random rank_policy.of=depth rank_policy.seed=5", option="budget.of", seed=0)
     policy = parts.rank_policy
     assert (type(policy).__name__, type(policy.of).__name__, policy.seed) == ("Random", "Depth", 5)  # type: ignore[attr-defined]
+
+
+def test_a_control_draws_by_the_run_s_seed_unless_it_has_its_own() -> None:
+    drawn = [built("rank_policy=random", f"seed={seed}") for seed in (3, 4)]
+    assert [(run.rank_policy.seed, run.config["rank_policy"]["seed"]) for run in drawn] == [(3, None), (4, None)]  # type: ignore[attr-defined]
+    assert len({run.run_id for run in drawn}) == 2
+    assert built("rank_policy=random", "rank_policy.seed=5", "seed=3").rank_policy.seed == 5  # type: ignore[attr-defined]
+    matched = built("method=lora_ar", "budget=match", "budget.of=lora/random", "seed=3").budget.of
+    assert matched.rank_policy.seed == 3
+    assert build_parts("lora/random seed=7", option="budget.of", seed=3).rank_policy.seed == 7  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,7 @@ def test_controls_can_be_matched_with_the_policy_that_they_permute() -> None:
 )
 def test_another_plan_that_cannot_be_is_named(named: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        build_parts(named, option="planning.against")
+        build_parts(named, option="planning.against", seed=0)
 
 
 @pytest.mark.parametrize(

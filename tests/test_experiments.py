@@ -12,6 +12,7 @@ from spectral_ft.compose import build_experiment, composed
 from spectral_ft.configuration import CONF
 from spectral_ft.experiment import Experiment, all_parts
 from spectral_ft.identity import run_id
+from spectral_ft.reporting.arms import distinct_names, seedless
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
 from spectral_ft.stages.reading import what_plans_read
@@ -193,11 +194,15 @@ def test_a_search_scores_the_development_items() -> None:
 
 
 def test_a_control_is_another_permutation_in_each_run() -> None:
-    seeds = [
-        job("ablation_controls", "tiny", ["arm=controls/snr_top_random", f"seed={seed}"]).config["rank_policy"]["seed"]
-        for seed in (0, 1)
-    ]
-    assert seeds == [0, 1]
+    runs = [job("ablation_controls", "tiny", ["arm=controls/snr_top_random", f"seed={seed}"]) for seed in (0, 1)]
+    assert [run.rank_policy.seed for run in runs] == [0, 1]  # type: ignore[attr-defined]
+
+
+def test_the_seeds_of_a_control_are_one_row_of_a_table() -> None:
+    jobs = [overrides for overrides in grid("ablation_controls") if "seed=2" not in overrides]
+    arms = [word.removeprefix("arm=") for overrides in jobs for word in overrides if word.startswith("arm=")]
+    flats = [seedless(job("ablation_controls", "tiny", overrides).config) for overrides in jobs]
+    assert len(jobs) == 2 * 8 and distinct_names(arms, flats) == arms
 
 
 def test_a_recorded_job_has_the_identity_that_its_configuration_has() -> None:

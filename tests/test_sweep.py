@@ -128,6 +128,75 @@ def test_a_choice_that_does_not_exist_is_told_once_before_any_job(command: Calla
     assert not Path("sweep/sweep.json").exists()
 
 
+def test_sweeps_that_share_a_folder_keep_one_list_and_each_tells_of_its_own(
+    command: Callable[..., Called], fake: Fake
+) -> None:
+    fake({("none", 0): CheckpointError("no.")})
+    assert command(MANY, "method=none", "seed=0,1", *SWEEP[3:]).code == 1
+    called = command(MANY, "method=lora", "seed=0,1", *SWEEP[3:])
+    assert called.code == 0 and "sweep of 2 jobs in sweep, of which 0 are done" in called.err
+    said = json.loads(Path("sweep/sweep.json").read_text())
+    assert [job["run_id"] for job in said["jobs"]] == [identity(method, seed) for method, seed in JOBS]
+    told = ["tracking.mode=disabled", MANY]
+    assert [words[:4] for words in said["commands"]] == [[*told, f"method={m}", "seed=0,1"] for m in ("none", "lora")]
+    assert command(*SWEEP).code == 1  # the job that failed is one of these
+    again = json.loads(Path("sweep/sweep.json").read_text())
+    assert [job["run_id"] for job in again["jobs"]] == [job["run_id"] for job in said["jobs"]]
+    assert len(again["commands"]) == 3
+
+
+def test_a_sweep_is_told_of_its_own_jobs_whatever_others_write_meanwhile(
+    command: Callable[..., Called], fake: Fake
+) -> None:
+    path = Path("sweep/sweep.json")
+
+    def another() -> None:
+        known = json.loads(path.read_text())
+        other = {"run_id": "other", "overrides": ["method=dora"], "arm": None, "seed": 0}
+        path.write_text(json.dumps({**known, "jobs": [*known["jobs"], other]}))
+
+    fake({}, watch=another)
+    assert command(*SWEEP).code == 0
+    assert "other" in {job["run_id"] for job in json.loads(path.read_text())["jobs"]}
+    Path("sweep", identity("none", 1), "result.json").unlink()
+    fake({("none", 1): CheckpointError("no.")}, watch=path.unlink)
+    called = command(*SWEEP)
+    assert called.code == 1 and "error: 1 of 4 jobs failed" in called.err
+
+
+def test_a_search_tells_of_the_trials_that_it_began(command: Callable[..., Called], fake: Fake) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra `sweeps` is not installed")
+    fake({("none", 0): CheckpointError("of another.")})
+    assert command(MANY, "method=none", "hydra.sweep.dir=sweep").code == 1
+    began: list[int] = []
+
+    def second() -> None:
+        began.append(len(began))
+        if len(began) == 2:
+            raise CheckpointError("no.")
+
+    search = ("experiment=hpo", "scale=tiny", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=sweep")
+    for call, others in enumerate((2, 0)):  # the second call begins the one that failed, which is listed already
+        began[:] = [0] * call
+        ran = fake({}, watch=second)
+        called = command(*search)
+        assert called.code == 1 and len(ran) == others
+        assert "error: 1 of 3 jobs failed" in called.err and "of another." not in called.err
+    fake({})
+    assert command(*search).code == 0
+    assert len(json.loads(Path("sweep/sweep.json").read_text())["jobs"]) == 4
+
+
+def test_a_small_version_has_a_folder_of_its_own(command: Callable[..., Called], fake: Fake) -> None:
+    fake({})
+    for scale in ("full", "tiny"):
+        assert command("experiment=first_comparison", "arm=tiny/uniform", "seed=3", f"scale={scale}").code == 0
+    assert command(MANY, "method=none", "scale=full,tiny").code == 0
+    found = {path.parent.name: len(json.loads(path.read_text())["jobs"]) for path in Path("runs").glob("*/sweep.json")}
+    assert found == {"first_comparison": 1, "first_comparison-tiny": 1, "sweep": 2}
+    assert len(list(Path("runs/sweep").glob("*/result.json"))) == 2
+
+
 def test_ctrl_c_ends_the_sweep(command: Callable[..., Called], fake: Fake) -> None:
     ran = fake({("none", 1): Interrupted(2, "the same command goes on")})
     called = command(*SWEEP)

@@ -10,6 +10,7 @@ import requests
 import wandb
 
 from spectral_ft.errors import ConfigError, RunError
+from spectral_ft.report import _found
 from spectral_ft.reporting.run_files import mirrored_run, read_run
 from spectral_ft.wandb_records import KEY, read_project, summary_of
 from tests.conftest import QUICK, REPOSITORY
@@ -89,6 +90,26 @@ def test_a_record_of_another_form_is_damaged():
     assert files.status == "damaged" and "the record of wandb:a/b/c is damaged: format" in files.reason
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"), [('{"run_id": "a", "sco', "Unterminated string"), ("[1]", "it is no JSON object"), (7, "JSON")]
+)
+def test_one_damaged_record_hides_no_other(result, text, fault, monkeypatch):
+    runs = (
+        remote(result),
+        remote(result, id="torn", summary={KEY: text}),
+        remote(result, id="foreign", config={"lr": 1}),
+    )
+    monkeypatch.setattr(wandb, "Api", lambda **_: FakeApi(*runs))
+    found, _ = _found(["wandb:a/b"])
+    assert [(run.run_id, run.status) for run in found] == [
+        ("a", "finished"),
+        ("torn", "damaged"),
+        ("foreign", "finished"),
+    ]
+    assert found[1].reason.startswith("the record of wandb:a/b/torn is damaged: ") and fault in found[1].reason
+    assert [run.arm for run in found] == ["lora/uniform", "lora/uniform", "foreign"]
+
+
 @pytest.mark.parametrize("named", ["project", "a/b/c/d", "a//c", ""])
 def test_what_names_no_project_is_refused(named):
     with pytest.raises(ConfigError, match=f"wandb:{named} names no W&B project"):
@@ -106,6 +127,8 @@ def test_what_names_no_project_is_refused(named):
 def test_a_refusal_is_one_sentence(error):
     with pytest.raises(RunError, match=r"wandb:a/b cannot be read, by the key of .*: no such project$"):
         read_project("a/b", api=FakeApi(error=error))
+    with pytest.raises(RunError, match=rf": {type(error).__name__}$"):
+        read_project("a/b", api=FakeApi(error=type(error)("")))
     with pytest.raises(RunError, match="wandb:a/b holds no run"):
         read_project("a/b", api=FakeApi())
 

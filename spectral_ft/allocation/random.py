@@ -15,6 +15,7 @@ class Random(Control):
     """Another policy's ranks, permuted at random within each class of type and shape."""
 
     seed: Annotated[int, Field(ge=0)]
+    """Of the permutation; where its file says null, it is built with the run's."""
 
     def allocate(self, report: SpectralReport) -> tuple[MatrixAllocation, ...]:
         """Allocate.

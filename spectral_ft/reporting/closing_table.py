@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from spectral_ft.reporting.score_table import leading, score_table
+from spectral_ft.reporting.score_table import counting_stage, leading, score_table
 from spectral_ft.reporting.terminal import as_text
 from spectral_ft.types import RunResult
 
@@ -19,7 +19,7 @@ def objective(result: RunResult) -> float | None:
         The mean over tasks of the leading score after training (of the base where nothing was trained), or None where
         nothing was scored.
     """
-    counts = "base" if result.plan and not result.plan["trainable_parameters"] else "tuned"
+    counts = counting_stage(result)
     found = [score.value for (_, stage), score in leading(result.scores).items() if stage == counts]
     return sum(found) / len(found) if found else None
 

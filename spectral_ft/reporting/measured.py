@@ -10,7 +10,7 @@ from tqdm import tqdm
 from spectral_ft.errors import DataError, RunError
 from spectral_ft.reporting.records import RunFolder
 from spectral_ft.reporting.samples import ItemValues, item_table, item_values, samples_file
-from spectral_ft.reporting.score_table import ACCURACIES, leading
+from spectral_ft.reporting.score_table import ACCURACIES, counting_stage, leading, uncounted
 from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.statistics.results import Estimate
 from spectral_ft.statistics.seeds import mean_of_seeds, mean_over_seeds
@@ -51,7 +51,8 @@ def measured(runs: Sequence[RunFolder]) -> tuple[dict[tuple[str, str], Measured]
     scored = [(run, _leading(run)) for found in arms.values() for run in found]
     tasks = list(dict.fromkeys(task for _, scores in scored for task in scores))
     found: dict[tuple[str, str], Measured] = {}
-    notes: list[str] = []
+    told = (uncounted(arm, [run.result for run in of_arm if run.result]) for arm, of_arm in arms.items())
+    notes = [note for note in told if note]
     for task in tqdm(tasks, desc="reading items", unit="task", leave=False, disable=len(scored) < 10):
         having = [(run, scores[task]) for run, scores in scored if task in scores]
         _check_alike(task, having)
@@ -86,9 +87,10 @@ def _by_arm(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
 
 
 def _leading(run: RunFolder) -> dict[str, BenchmarkScore]:
-    found = leading(run.result.scores) if run.result else {}
-    trained = any(stage == "tuned" for _, stage in found)
-    return {task: score for (task, stage), score in found.items() if stage == ("tuned" if trained else "base")}
+    if run.result is None:
+        return {}
+    counts = counting_stage(run.result)
+    return {task: score for (task, stage), score in leading(run.result.scores).items() if stage == counts}
 
 
 def _check_alike(task: str, having: Sequence[tuple[RunFolder, BenchmarkScore]]) -> None:

@@ -137,9 +137,11 @@ def _trained(run: RunFolder) -> tuple[int | None, float | None]:
 
 def _last_row(path: Path) -> dict[str, float] | None:
     # The training may be writing: a line that is not whole does not count.
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # there is none, or nobody may look
         return None
-    for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+    for line in reversed(text.splitlines()):
         try:
             row = json.loads(line)
         except ValueError:

@@ -25,7 +25,7 @@ class RunFolder:
     folder: Path
     status: Status
     run_id: str | None
-    """None where the folder does not say."""
+    """None where neither the folder nor a sweep says it."""
     config: Mapping[str, Any]
     """Resolved; empty where the run ended before it was written."""
     result: RunResult | None
@@ -34,6 +34,8 @@ class RunFolder:
     """Why there is no record: a sentence; None for a finished or running one."""
     arm: str
     """What its row is called: the choice of `arm`, or METHOD/POLICY, and the options that tell equal names apart."""
+    choice: str | None
+    """The choice of `arm`, by which published numbers are found; None without one."""
     seed: int | None
     updated: float
     """When its folder was last written to, in seconds since 1970."""
@@ -92,31 +94,51 @@ def named_runs(found: Sequence[Found], plan: SweepPlan | None) -> list[RunFolder
         In the same order.
     """
     jobs = {job.run_id: job for job in plan.jobs} if plan else {}
-    stems, seeds = [], []
-    for one in found:
-        job = jobs.get(one.files.run_id or one.place.name)
+    # A run that has just begun, or whose files are damaged, is known by its folder: a sweep names it by the identity.
+    ids = [one.files.run_id or (one.place.name if one.place.name in jobs else None) for one in found]
+    of_plan = [jobs.get(run_id or "") for run_id in ids]
+    choices, stems, seeds = [], [], []
+    for one, job in zip(found, of_plan, strict=True):
         overrides = job.overrides if job else one.files.overrides
         named = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-        stems.append((job and job.arm) or named.get("arm") or _unnamed(one, named))
+        choices.append((job and job.arm) or named.get("arm") or one.files.config.get("tracking", {}).get("arm"))
+        stems.append(str(choices[-1] or _unnamed(one, named)))
         result = one.files.result
         seeds.append(result.seed if result else _seed(one.files.config.get("seed", named.get("seed"))))
     arms = distinct_names(stems, [seedless(one.files.config) if one.files.config else {} for one in found])
-    known = {
-        jobs[one.files.run_id].setting: arm
-        for one, arm in zip(found, arms, strict=True)
-        if one.files.config and one.files.run_id in jobs
-    }
-    runs = []
-    for one, name, seed in zip(found, arms, seeds, strict=True):
-        files = one.files
-        job = None if files.config else jobs.get(files.run_id or "")
-        arm = known.get(job.setting, name) if job else name
-        runs.append(
-            RunFolder(
-                one.place, files.status, files.run_id, files.config, files.result, files.reason, arm, seed, one.updated
-            )
+    if plan:
+        arms = _told_by_plan(plan, arms, of_plan, [bool(one.files.config) for one in found])
+    return [
+        RunFolder(
+            folder=one.place,
+            status=one.files.status,
+            run_id=run_id,
+            config=one.files.config,
+            result=one.files.result,
+            reason=one.files.reason,
+            arm=arm,
+            choice=choice,
+            seed=seed,
+            updated=one.updated,
         )
-    return runs
+        for one, run_id, arm, choice, seed in zip(found, ids, arms, choices, seeds, strict=True)
+    ]
+
+
+def _told_by_plan(
+    plan: SweepPlan, arms: Sequence[str], jobs: Sequence[PlannedJob | None], configured: Sequence[bool]
+) -> list[str]:
+    # A run without a configuration is in the row of its other seeds, or called by what its job was told. So is one
+    # that alone of its arm has a configuration, while the plan has other settings of it.
+    names = plan.names
+    known = {job.setting: arm for arm, job, sure in zip(arms, jobs, configured, strict=True) if job and sure}
+    open_arms = {job.arm for job in plan.jobs if job.setting not in known}
+    told = {arm: names[setting] for setting, arm in reversed(known.items()) if arm in open_arms}
+    rows = []
+    for arm, job, sure in zip(arms, jobs, configured, strict=True):
+        row = known.get(job.setting, names[job.setting]) if job and not sure else arm
+        rows.append(told.get(row, row) if job or sure else row)
+    return rows
 
 
 def missing_arms(plan: SweepPlan, runs: Sequence[RunFolder]) -> list[tuple[str, PlannedJob]]:
@@ -127,12 +149,12 @@ def missing_arms(plan: SweepPlan, runs: Sequence[RunFolder]) -> list[tuple[str, 
         runs: That are there.
 
     Returns:
-        (arm, job) each: the arm of the runs that differ in their seed alone, otherwise its own or its overrides.
+        (arm, job) each: the arm of the runs that differ in their seed alone, otherwise what the plan calls it.
     """
     jobs = {job.run_id: job for job in plan.jobs}
     known = {jobs[run.run_id].setting: run.arm for run in runs if run.run_id in jobs}
-    missing = plan.missing([run.run_id for run in runs])
-    return [(known.get(job.setting) or job.arm or job.setting or job.run_id, job) for job in missing]
+    names, missing = plan.names, plan.missing([run.run_id for run in runs])
+    return [(known.get(job.setting, names[job.setting]), job) for job in missing]
 
 
 def planned_jobs(folders: Sequence[Path]) -> SweepPlan | None:
@@ -147,7 +169,8 @@ def planned_jobs(folders: Sequence[Path]) -> SweepPlan | None:
     Raises:
         RunError: If a folder does not exist, or a list is damaged.
     """
-    found = [place / SWEEP for folder in folders for place, _ in _walk(folder) if (place / SWEEP).is_file()]
+    places = [place for folder in folders for place, runs in _walk(folder) if not runs]
+    found = [place / SWEEP for place in places if (place / SWEEP).is_file()]
     return sweep_plan(list(dict.fromkeys(path.resolve() for path in found)))
 
 
@@ -170,8 +193,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def _unnamed(one: Found, named: Mapping[str, str]) -> str:
     config = one.files.config
-    if config:
-        return str(config.get("tracking", {}).get("arm") or stem(config))
+    if {"method", "rank_policy"} <= set(config):  # others than ours may be in a W&B project
+        return stem(config)
     return " ".join(f"{option}={value}" for option, value in named.items() if option != "seed") or one.place.name
 
 

@@ -156,7 +156,9 @@ def result_table(
     arms = _in_order(runs, plan, [arm for arm, _ in missing])
     found, more = measured(runs)
     _check_baseline(baseline, arms, runs)
-    published = {(score.arm, score.task): score for score in published_scores(arms)}
+    choices = {arm: job.arm for arm, job in missing} | {run.arm: run.choice for run in runs}
+    scores = published_scores(choices[arm] or arm for arm in arms)
+    published = {(arm, score.task): score for arm in arms for score in scores if score.arm == (choices[arm] or arm)}
     tasks = tuple(dict.fromkeys(task for _, task in (*found, *published)))
     reasons: dict[str, list[str]] = {arm: [] for arm in arms}
     for run in runs:

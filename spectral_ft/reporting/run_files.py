@@ -1,5 +1,6 @@
 """What the files of one run folder say of its run: finished, running, failed, cut or damaged."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,9 +39,13 @@ def is_run(folder: Path) -> bool:
         folder: Any folder.
 
     Returns:
-        True if one of the files of a run is there, or a process is about to write them.
+        True if one of the files of a run is there, or a process is about to write them; or if nobody may look, which
+        `read_run` says.
     """
-    return any((folder / name).is_file() for name in (FINISHED, STARTED, FAILURE)) or is_held(folder)
+    try:
+        return any((folder / name).is_file() for name in (FINISHED, STARTED, FAILURE)) or is_held(folder)
+    except OSError:
+        return True
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -61,8 +66,9 @@ def read_run(folder: Path) -> RunFiles:
             return _finished(folder)
         if (folder / FAILURE).is_file():
             failure = read_json(folder / FAILURE, dict)
-    except RunError as error:
-        return RunFiles("damaged", started.get("run_id"), started.get("config", {}), None, str(error))
+    except (RunError, OSError) as error:
+        why = str(error) if isinstance(error, RunError) else f"{folder} cannot be read: {error.strerror or error}."
+        return RunFiles("damaged", started.get("run_id"), started.get("config", {}), None, why)
     run_id, config = started.get("run_id", failure.get("run_id")), started.get("config", {})
     if is_held(folder):
         return RunFiles("running", run_id, config, None, None)
@@ -73,7 +79,13 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def mirrored_run(
-    place: str, run_id: str, *, state: str, config: Mapping[str, Any], record: Mapping[str, Any] | None
+    place: str,
+    run_id: str,
+    *,
+    state: str,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
+    fault: str | None = None,
 ) -> RunFiles:
     """What W&B says of a run, as if it were files.
 
@@ -83,10 +95,13 @@ def mirrored_run(
         state: As W&B calls it.
         config: Resolved.
         record: Without the configuration; None where W&B has none.
+        fault: What is wrong with one that cannot be read.
 
     Returns:
         Its state: finished with the record, running, failed where W&B says so, damaged where the record is.
     """
+    if fault:
+        return RunFiles("damaged", run_id, config, None, f"the record of {place} is damaged: {fault}.")
     if record is None:
         if state == "running":
             return RunFiles("running", run_id, config, None, None)
@@ -109,10 +124,22 @@ def last_change(folder: Path) -> float:
         folder: Of the run.
 
     Returns:
-        Seconds since 1970; of the newest file directly in it, the lock left out.
+        Seconds since 1970; of the newest file directly in it, the lock left out; 0 where nobody may look.
     """
-    times = [path.stat().st_mtime for path in folder.iterdir() if path.is_file() and path.name != LOCK]
-    return max(times, default=folder.stat().st_mtime)
+    try:
+        with os.scandir(folder) as entries:
+            times = [found for entry in entries if entry.name != LOCK and (found := _changed(entry)) is not None]
+        return max(times, default=folder.stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
+def _changed(entry: "os.DirEntry[str]") -> float | None:
+    # A run that goes on removes files between the listing and the look.
+    try:
+        return entry.stat().st_mtime if entry.is_file() else None
+    except OSError:
+        return None
 
 
 def _finished(folder: Path) -> RunFiles:

@@ -134,12 +134,14 @@ def sample_rows(path: Path) -> list[dict[str, Any]]:
         Its rows.
 
     Raises:
-        DataError: If it is missing or damaged.
+        DataError: If it is missing, may not be read or is damaged.
     """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: without its items a score cannot be compared.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise DataError(f"{path} is damaged or was edited: {error}. Score the run again.") from error
     needed = {"stage", "id", "prompt_hash", "extractor", "metrics"}

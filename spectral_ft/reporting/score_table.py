@@ -12,7 +12,7 @@ from spectral_ft.reporting.terminal import as_text
 from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.statistics.paired import paired_difference
 from spectral_ft.statistics.results import Difference
-from spectral_ft.types import BenchmarkScore, Stage
+from spectral_ft.types import BenchmarkScore, RunResult, Stage
 
 ACCURACIES = ("exact_match", "acc", "acc_norm")
 HEADINGS: Mapping[Stage, str] = {"base": "base", "tuned": "fine-tuned"}
@@ -32,6 +32,36 @@ def leading(scores: Sequence[BenchmarkScore]) -> dict[tuple[str, Stage], Benchma
     for score in scores:
         found.setdefault((score.task, score.stage), score)
     return found
+
+
+def counting_stage(result: RunResult) -> Stage:
+    """Which of its scores stand for a run.
+
+    Args:
+        result: Its record.
+
+    Returns:
+        Those after training; those of the base where nothing was trained.
+    """
+    if result.plan is None:  # which says nothing of it
+        return "tuned" if any(score.stage == "tuned" for score in result.scores) else "base"
+    return "tuned" if result.plan["trainable_parameters"] else "base"
+
+
+def uncounted(name: str, results: Sequence[RunResult]) -> str | None:
+    """What is to be said of runs that were trained and scored before it alone (`benchmark.stages=[base]`).
+
+    Args:
+        name: Of their arm.
+        results: Their records.
+
+    Returns:
+        A sentence; None where none is so.
+    """
+    for result in results:
+        if result.scores and counting_stage(result) not in {score.stage for score in result.scores}:
+            return f"{name} was scored before its training only (benchmark.stages), so it has no score of its own."
+    return None
 
 
 def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -> str:

@@ -1,4 +1,4 @@
-"""The jobs that a sweep should have: `sweep.json`, which it writes into its folder before the first of them begins."""
+"""The jobs that sweeps should have: `sweep.json`, which each adds to in its folder before the first of them begins."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from spectral_ft.reporting.arms import distinct_names, seedless
 from spectral_ft.storage import read_json
 
 SWEEP = "sweep.json"
@@ -22,11 +23,19 @@ class PlannedJob:
     arm: str | None = None
     """The choice of `arm`; None where the sweep has none."""
     seed: int | None = None
+    call: str | None = None
+    """The sweep that began or planned it last; None where an older version wrote it down."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What it was told, without the seed and what changes no result."""
+        said = [override.lstrip("+").partition("=") for override in self.overrides]
+        return seedless({option: value for option, _, value in said})
 
     @property
     def setting(self) -> str:
         """What tells it from other jobs of the sweep, whatever the seed."""
-        return " ".join(override for override in self.overrides if not override.startswith("seed="))
+        return " ".join(f"{option}={value}" for option, value in self.options.items())
 
 
 @dataclass(frozen=True, config=KNOWN)
@@ -36,6 +45,15 @@ class SweepPlan:
     experiment: str | None
     """Its name; several joined with commas."""
     jobs: tuple[PlannedJob, ...]
+    commands: tuple[tuple[str, ...], ...] = ()
+    """What each sweep was told on its command line, after the entry's name."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Of each setting what its row is called: its arm, and the options that tell the settings of one arm apart."""
+        jobs = list({job.setting: job for job in self.jobs}.values())
+        names = distinct_names([job.arm or job.setting or job.run_id for job in jobs], [job.options for job in jobs])
+        return dict(zip((job.setting for job in jobs), names, strict=True))
 
     def missing(self, run_ids: Iterable[str | None]) -> tuple[PlannedJob, ...]:
         """The jobs that have no folder yet.
@@ -64,7 +82,19 @@ def sweep_plan(files: Sequence[Path]) -> SweepPlan | None:
     """
     if not files:
         return None
-    plans = [read_json(file, SweepPlan) for file in files]
-    names = dict.fromkeys(plan.experiment for plan in plans if plan.experiment)
+    return merged([read_json(file, SweepPlan) for file in files])
+
+
+def merged(plans: Sequence[SweepPlan]) -> SweepPlan:
+    """Several sweeps as one.
+
+    Args:
+        plans: The oldest first.
+
+    Returns:
+        All their jobs and commands, each once; of a job that several have, what the last says.
+    """
+    names = dict.fromkeys(name for plan in plans if plan.experiment for name in plan.experiment.split(", "))
     jobs = {job.run_id: job for plan in plans for job in plan.jobs}
-    return SweepPlan(experiment=", ".join(names) or None, jobs=tuple(jobs.values()))
+    commands = dict.fromkeys(command for plan in plans for command in plan.commands)
+    return SweepPlan(experiment=", ".join(names) or None, jobs=tuple(jobs.values()), commands=tuple(commands))

@@ -19,6 +19,8 @@ class JsonLines(Silent):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._last: list[Mapping[str, Any]] | None = None
+        """The rows of the last step in the file; None until it was read, which is when the first row comes."""
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row; what a cut training left of this step or of later ones goes first.
@@ -26,22 +28,41 @@ class JsonLines(Silent):
         Args:
             row: With a `step`; a step may have several rows, each with other values.
         """
-        kept = [line for line in self._lines() if line["step"] < row["step"] or _complement(line, row)]
-        text = "".join(json.dumps(line) + "\n" for line in [*kept, dict(row)])
-        part = self._path.with_suffix(".part")
-        part.write_text(text)
-        part.replace(self._path)
+        if self._last is None or not all(_stays(line, row) for line in self._last):
+            self._last = self._trimmed(row)
+        with self._path.open("a", encoding="utf-8") as file:  # whole on the disk before the training goes on
+            file.write(json.dumps(dict(row)) + "\n")
+        self._last = [*(line for line in self._last if line["step"] == row["step"]), row]
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _trimmed(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        # The rows that stay, after which the file has these alone.
         if not self._path.exists():
             return []
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        kept: list[Mapping[str, Any]] = [line for line in self._rows(text) if _stays(line, row)]
+        if (whole := "".join(json.dumps(line) + "\n" for line in kept)) != text:
+            part = self._path.with_suffix(".part")
+            part.write_text(whole, encoding="utf-8")
+            part.replace(self._path)
+        return kept
+
+    def _rows(self, text: str) -> list[dict[str, Any]]:
         rows = []
-        for line in self._path.read_text().splitlines():
+        for line in text.splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 log.warning("%s: dropping a line that was cut", self._path.name)
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+                rows.append(row)
+            else:
+                log.warning("%s: dropping a line that is no row of a training", self._path.name)
         return rows
+
+
+def _stays(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return bool(line["step"] < row["step"]) or _complement(line, row)
 
 
 def _complement(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

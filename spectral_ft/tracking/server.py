@@ -4,6 +4,7 @@ W&B itself waits minutes for a server that does not answer; this asks once, and 
 """
 
 import base64
+import http.client
 import json
 import netrc
 import os
@@ -61,6 +62,8 @@ def fault_of_server(*, seconds: float) -> str | None:
         return f"refused the key ({error.code})" if refused else f"answered with an error ({error.code})"
     except TimeoutError:
         return f"did not answer within {seconds:g} s"
+    except http.client.HTTPException as error:  # what answers is cut, or no web server
+        return f"cannot be reached (its server's answer is not whole: {type(error).__name__})"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):

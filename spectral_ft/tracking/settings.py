@@ -1,5 +1,6 @@
 """The options of tracking."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,9 @@ from spectral_ft.tracking.json_lines import JsonLines
 from spectral_ft.tracking.server import key_of_user
 from spectral_ft.tracking.tracker import Both, Tracker
 from spectral_ft.tracking.wandb_run import Head, WandbRun
+
+OFFLINE = frozenset({"offline", "dryrun"})
+"""What `$WANDB_MODE` calls it."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -26,9 +30,14 @@ class Tracking:
     patience: Annotated[float, Field(gt=0)] = 30.0
 
     @property
-    def resolved_mode(self) -> Literal["online", "offline"]:
-        """What W&B is told: online only with `auto` and a key."""
-        return "online" if self.mode == "auto" and key_of_user() else "offline"
+    def resolved_mode(self) -> Literal["online", "offline", "disabled"]:
+        """What becomes of `auto`: what W&B's own variable says, otherwise online with a key, offline without one."""
+        if self.mode != "auto":
+            return self.mode
+        said = os.environ.get("WANDB_MODE")
+        if said == "disabled":
+            return "disabled"
+        return "online" if key_of_user() and said not in OFFLINE else "offline"
 
     def open(self, *, run_id: str, config: Mapping[str, Any], folder: Path) -> Tracker:
         """Start tracking a run.
@@ -42,10 +51,11 @@ class Tracking:
             The local log, and W&B unless it is disabled.
         """
         local = JsonLines(folder / "train.jsonl")
-        if self.mode == "disabled":
+        mode = self.resolved_mode
+        if mode == "disabled":
             return local
         head = Head(
-            mode=self.resolved_mode,
+            mode=mode,
             project=self.project,
             entity=self.entity,
             group=self.group,

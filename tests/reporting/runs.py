@@ -95,14 +95,14 @@ def write_record(folder: Path, answers=None, *, run_id, options=None, seed=0, ch
 
 
 def write_sweep(folder: Path, jobs, *, overrides=()) -> None:
-    """The list of jobs of a sweep: (run_id, arm, seed) each."""
+    """The list of jobs of a sweep: (run_id, arm, seed) each, and overrides of its own."""
     listed = [
         {
             "run_id": run_id,
-            "overrides": [*overrides, *([f"arm={arm}"] if arm else []), f"seed={seed}"],
+            "overrides": [*overrides, *([f"arm={arm}"] if arm else []), *own, f"seed={seed}"],
             "arm": arm,
             "seed": seed,
         }
-        for run_id, arm, seed in jobs
+        for run_id, arm, seed, *own in jobs
     ]
-    write_json(folder / "sweep.json", {"experiment": "smoke", "jobs": listed})
+    write_json(folder / "sweep.json", {"experiment": "smoke", "jobs": listed, "commands": [["-m", "experiment=smoke"]]})

@@ -52,7 +52,8 @@ def test_the_objective_is_the_mean_over_tasks_after_training():
 
 
 def test_without_scores_after_training_there_is_no_objective():
-    assert objective(record(BASE)) is None
+    assert objective(record(BASE, plan={"trainable_parameters": 3})) is None
+    assert objective(record(BASE, plan={"trainable_parameters": 0})) == pytest.approx(0.125)
 
 
 def test_shares_are_shown_in_percent_with_their_interval():

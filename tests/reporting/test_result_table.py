@@ -121,6 +121,17 @@ def test_published_numbers_stand_beside_the_measured_ones(tmp_path):
     assert f"aqua was published over 254 items and measured over {ITEMS}." in found.notes
 
 
+def test_published_numbers_are_found_by_the_arm_where_it_has_several_settings(tmp_path):
+    write_sweep(tmp_path, [(name, "arithmetic/lora", 0, f"model={name}") for name in ("tiny", "llama", "later")])
+    for name in ("tiny", "llama"):
+        write_record(tmp_path / name, {"aqua": {"tuned": MIDDLE[0]}}, run_id=name, options={**LORA, "model.name": name})
+    frame = table(tmp_path).frame().set_index(["arm", "task"])
+    arms = [f"arithmetic/lora ({option})" for option in ("model.name=tiny", "model.name=llama", "model=later")]
+    assert list(dict.fromkeys(frame.index.get_level_values("arm"))) == arms
+    for arm in arms:
+        assert frame.loc[(arm, "aqua"), "published"] == pytest.approx(0.189)
+
+
 # ---- what is not finished
 
 
@@ -154,6 +165,21 @@ def test_runs_that_scored_nothing_have_a_row(tmp_path):
 def test_an_untrained_base_is_scored_as_it_is(tmp_path):
     write_record(tmp_path / "a", {"aqua": {"base": MIDDLE[0]}}, run_id="a")
     assert table(tmp_path).measured["lora/uniform", "aqua"].value == pytest.approx(MIDDLE[0].mean())
+
+
+def test_the_base_s_score_is_not_taken_for_that_of_a_trained_arm(tmp_path):
+    for name, options in (("never", {"method.name": "none"}), ("only", {}), ("both", {"method.name": "dora"})):
+        answers = {"base": MIDDLE[0], "tuned": STRONG[0]} if name == "both" else {"base": MIDDLE[0]}
+        changes = {"plan": {**PLAN, "trainable_parameters": 0 if name == "never" else 3}}
+        write_record(tmp_path / name, {"aqua": answers}, run_id=name, options={**LORA, **options}, changes=changes)
+    found = table(tmp_path)
+    assert {arm: one.value for (arm, _), one in found.measured.items()} == {
+        "none/uniform": pytest.approx(MIDDLE[0].mean()),
+        "dora/uniform": pytest.approx(STRONG[0].mean()),
+    }
+    assert [row.arm for row in found.rows] == ["dora/uniform", "lora/uniform", "none/uniform"]
+    said = "lora/uniform was scored before its training only (benchmark.stages), so it has no score of its own."
+    assert said in found.notes and sum("no score of its own" in note for note in found.notes) == 1
 
 
 # ---- scores without single items

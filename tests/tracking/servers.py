@@ -105,6 +105,29 @@ def serving(**options) -> Iterator[Server]:
 
 
 @contextmanager
+def saying(answer: bytes) -> Iterator[str]:
+    """The address of a server that answers every connection with some bytes and closes it."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # to the end, or what is sent is lost with the connection
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
 def accepting() -> Iterator[str]:
     """The address of a server that takes every connection and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as listening:

@@ -6,7 +6,7 @@ import pytest
 
 from spectral_ft.tracking.server import fault_of_server
 
-from .servers import ANSWERS, accepting, serving
+from .servers import ANSWERS, accepting, saying, serving
 
 
 def test_a_server_that_knows_the_user_is_fine(somebody, monkeypatch):
@@ -34,6 +34,20 @@ def test_an_answer_of_another_form_is_a_fault(somebody, monkeypatch):
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         assert fault_of_server(seconds=5).startswith("cannot be reached")
+
+
+NONSENSE = {
+    "BadStatusLine": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "IncompleteRead": b'HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"data',
+    "LineTooLong": b"HTTP/1.1 200 " + b"x" * 70000,
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_is_no_web_server_is_a_fault_on_one_line(somebody, monkeypatch, name):
+    with saying(NONSENSE[name]) as address:
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        assert fault_of_server(seconds=5) == f"cannot be reached (its server's answer is not whole: {name})"
 
 
 def test_a_closed_port_is_told_at_once(somebody):

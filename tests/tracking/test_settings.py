@@ -23,6 +23,29 @@ def test_a_key_in_the_environment_is_used_with_auto_only(nobody, monkeypatch, mo
 
 
 @pytest.mark.parametrize(
+    ("said", "mode", "resolved"),
+    [
+        ("offline", "auto", "offline"),
+        ("dryrun", "auto", "offline"),
+        ("disabled", "auto", "disabled"),
+        ("online", "auto", "online"),
+        ("disabled", "offline", "offline"),
+        ("online", "offline", "offline"),
+        ("online", "disabled", "disabled"),
+    ],
+)
+def test_w_and_b_s_own_variable_decides_with_auto_only(nobody, monkeypatch, said, mode, resolved):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setenv("WANDB_MODE", said)
+    assert tracking(mode).resolved_mode == resolved
+
+
+def test_the_variable_alone_makes_nobody_online(nobody, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert tracking().resolved_mode == "offline"
+
+
+@pytest.mark.parametrize(
     ("host", "address", "resolved"),
     [
         ("api.wandb.ai", None, "online"),
@@ -53,12 +76,14 @@ def test_a_wrong_value_is_refused_by_name(option, value):
         tracking(**{option: value})
 
 
-def test_disabled_means_local_lines_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("said", "mode"), [("offline", "disabled"), ("disabled", "auto")])
+def test_disabled_means_local_lines_alone(tmp_path, monkeypatch, said, mode):
     def refuse(*_, **__):
         raise AssertionError("a process was started")
 
     monkeypatch.setattr("subprocess.Popen", refuse)
-    assert isinstance(tracking("disabled").open(run_id="r", config={}, folder=tmp_path), JsonLines)
+    monkeypatch.setenv("WANDB_MODE", said)
+    assert isinstance(tracking(mode).open(run_id="r", config={}, folder=tmp_path), JsonLines)
 
 
 def test_tags_are_method_policy_model_data_and_arm():

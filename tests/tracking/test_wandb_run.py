@@ -13,7 +13,7 @@ import pytest
 
 from spectral_ft.tracking import Tracking
 
-from .servers import ANSWERS, KEY, accepting, serving
+from .servers import ANSWERS, KEY, accepting, saying, serving
 
 ROW = {"name": "m", "rank": 4, "group": None}
 PATIENCE = 20.0
@@ -145,6 +145,13 @@ def test_a_closed_port_does_not_hold_a_run_up(somebody, told):
     worked, _ = work(opened(somebody), somebody)
     assert worked < 1
     assert "W&B cannot be reached" in told.text and len(list(somebody.glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_server_that_is_none_leaves_the_run_offline(somebody, monkeypatch, told):
+    with saying(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        work(opened(somebody), somebody)
+    assert "this run is kept offline" in told.text and len(list(somebody.glob("wandb/offline-run-*"))) == 1
 
 
 def test_a_server_that_never_answers_does_not_hold_a_run_up(somebody, monkeypatch, told):

@@ -47,9 +47,13 @@ def curves_section(arms: Sequence[Arm]) -> Section:
     logs, notes = [], []
     for one, run in tqdm([(arm, run) for arm in arms for run in arm.runs], desc="curves", unit="run", leave=False):
         path = run.folder / "train.jsonl"
-        if not path.exists():
+        try:
+            rows, cut = _rows(path.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
             continue
-        rows, cut = _rows(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            notes.append(f"{run_name(run)}: its train.jsonl cannot be read: {error.strerror or error}.")
+            continue
         logs.append(Log(one, run, rows))
         for name, label in QUANTITIES.items():
             if wild := [row["step"] for row in rows if not math.isfinite(row.get(name, 0.0))]:

@@ -26,7 +26,7 @@ class Pair:
     first: Score
     other: Score
     found: Difference
-    """First less other, p by Holm over all pairs of the page."""
+    """First less other, p by Holm over all pairs of arms and their tasks, on the page or not."""
     only_first: tuple[int, ...]
     """Ids of the items that more seeds of the first have right, the clearest first."""
     only_other: tuple[int, ...]
@@ -44,13 +44,13 @@ def pairs_of(arms: Sequence[Arm], scores: Scores) -> tuple[tuple[Pair, ...], tup
     """
     keys = [key for key in scores.leading if key[1] in ACCURACIES]
     scored = [arm for arm in arms if any(scores.counting(arm, key) for key in keys)]
-    chosen = list(combinations(scored, 2))
+    chosen = every = list(combinations(scored, 2))
     notes: dict[str, None] = {}
     if len(chosen) > PAIRS:
         ends = {scored[0].name, max(scored, key=lambda arm: _mean(scores, arm, keys)).name}
-        kept = [pair for pair in chosen if ends & {arm.name for arm in pair}]
-        notes[f"{len(kept)} of {len(chosen)} pairs are here: {' and '.join(sorted(ends))} with all others."] = None
-        chosen = kept
+        chosen = [pair for pair in every if ends & {arm.name for arm in pair}]
+        said = f"{len(chosen)} of {len(every)} pairs are here: {' and '.join(sorted(ends))} with all others"
+        notes[f"{said}; p is corrected over all {len(every)}."] = None
     found = []
     for (one, two), key in tqdm(
         [(pair, key) for pair in chosen for key in keys], desc="pairs", unit="pair", leave=False
@@ -63,7 +63,9 @@ def pairs_of(arms: Sequence[Arm], scores: Scores) -> tuple[tuple[Pair, ...], tup
             notes[f"{one.name} and {two.name} were not scored on the same items of {key[0]}, or lack them."] = None
             continue
         found.append(Pair(key, first, other, compared, *_apart(first, other)))
-    corrected = with_holm([pair.found for pair in found])
+    left_out = [pair for pair in every if pair not in chosen]
+    hidden = sum(bool(scores.counting(one, key) and scores.counting(two, key)) for one, two in left_out for key in keys)
+    corrected = with_holm([pair.found for pair in found], tests=len(found) + hidden)
     return (
         tuple(
             Pair(pair.key, pair.first, pair.other, difference, pair.only_first, pair.only_other)

@@ -32,11 +32,11 @@ def read_frame(run: RunFolder, name: str, *, columns: Sequence[str] | None = Non
     import pyarrow.parquet as pq
 
     path = run.folder / name
-    if not path.exists():
-        return None
     try:
         there = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=None if columns is None else [one for one in columns if one in there])
+    except FileNotFoundError:
+        return None
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path} is damaged: {error}. Remove it; the same command makes it again.") from error
     return table.to_pandas()

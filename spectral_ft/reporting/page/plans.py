@@ -64,12 +64,12 @@ def plans_section(arms: Sequence[Arm], places: Places) -> tuple[Section, dict[st
 def _plans(arm: Arm) -> tuple[list[tuple[RunFolder, AllocationPlan]], list[str]]:
     found, faults = [], []
     for run in arm.runs:
-        path = run.folder / "plan.json"
-        if path.exists():
-            try:
-                found.append((run, read_json(path, AllocationPlan)))
-            except SpectralFTError as error:
-                faults.append(f"{run_name(run)}: {error}")
+        try:
+            found.append((run, read_json(run.folder / "plan.json", AllocationPlan)))
+        except FileNotFoundError:
+            continue
+        except (SpectralFTError, OSError) as error:
+            faults.append(f"{run_name(run)}: {error}")
     return found, faults
 
 

@@ -36,8 +36,8 @@ def reproduction_section(arms: Sequence[Arm], sweep: SweepPlan | None) -> Sectio
     differing = [name for name, text in facts if "; " in text]
     notes = [f"Runs differ in {', '.join(differing)}."] if differing else []
     commands = tuple(f"{COMMAND} {shlex.join(job.overrides)}" for job in sweep.jobs) if sweep else ()
-    whole = _whole(sweep) if sweep else None
-    commands = (*([whole] if whole else []), *commands)
+    whole = tuple(f"{COMMAND} {shlex.join(said)}" for said in sweep.commands) if sweep else ()
+    commands = (*whole, *commands)
     if len(commands) > COMMANDS:
         notes.append(f"{len(commands) - COMMANDS} more commands are in the sweep's sweep.json.")
     if not commands:
@@ -45,18 +45,15 @@ def reproduction_section(arms: Sequence[Arm], sweep: SweepPlan | None) -> Sectio
     return Section(
         id="reproduce",
         title="To make it again",
-        lead="The first command is the whole sweep, which leaves finished runs as they are." if whole else "",
+        lead=_lead(len(whole)),
         tables=(Table("versions", ("what", "version"), tuple(facts), words=2),) if results else (),
         commands=commands[:COMMANDS],
         notes=tuple(notes),
     )
 
 
-def _whole(sweep: SweepPlan) -> str | None:
-    # The experiment with what all its jobs were told, such as a scale. Of several sweeps nobody knows whose a job is.
-    if not sweep.experiment or ", " in sweep.experiment or not sweep.jobs:
-        return None
-    first, *others = sweep.jobs
-    shared = [said for said in first.overrides if all(said in job.overrides for job in others)] if others else []
-    said = dict.fromkeys([f"experiment={sweep.experiment}", *shared])
-    return f"{COMMAND} -m {shlex.join(said)}"
+def _lead(whole: int) -> str:
+    if not whole:
+        return ""
+    first = "The first command is" if whole == 1 else f"The first {whole} commands are"
+    return f"{first} the whole sweep, which leaves finished runs as they are; the others are its jobs."

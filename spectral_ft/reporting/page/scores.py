@@ -19,7 +19,7 @@ from spectral_ft.reporting.samples import (
     samples_file,
     stage_scores,
 )
-from spectral_ft.reporting.score_table import ACCURACIES
+from spectral_ft.reporting.score_table import ACCURACIES, counting_stage, uncounted
 from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.statistics.results import Difference
 from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
@@ -59,7 +59,7 @@ class Scores:
 
     found: tuple[Score, ...]
     notes: tuple[str, ...]
-    """Why a score has no interval: sentences."""
+    """Why a score has no interval, or does not count: sentences."""
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -97,7 +97,8 @@ class Scores:
         Returns:
             After training; that of the base where nothing was trained.
         """
-        return self.of(arm, key, "tuned") or self.of(arm, key, "base")
+        results = [run.result for run in arm.finished if run.result]
+        return self.of(arm, key, counting_stage(results[0])) if results else None
 
 
 def scores_of(arms: Sequence[Arm]) -> Scores:
@@ -114,6 +115,8 @@ def scores_of(arms: Sequence[Arm]) -> Scores:
     stages: tuple[Stage, ...] = ("base", "tuned")
     for arm in tqdm(arms, desc="scores", unit="arm", leave=False):
         runs = _each_seed_once(arm, notes)
+        if note := uncounted(arm.name, [run.result for run in runs if run.result]):
+            notes[note] = None
         items = {run.folder: _items(run) for run in runs}
         for stage in stages:
             by_run = [(run, stage_scores(run.result.scores, stage)) for run in runs if run.result]

@@ -32,7 +32,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 PAIRS = Section(
     id="items",
     title="Item by item",
-    lead="Arms two by two, on the same items; p is corrected by Holm over all pairs here.",
+    lead="Arms two by two, on the same items; p is corrected by Holm over all pairs of arms, shown or not.",
 )
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from spectral_ft.reporting.page.axes import Scale
 from spectral_ft.reporting.page.costs import Point, costs_section, frontier
+from spectral_ft.reporting.page.pairs import pairs_of
 from spectral_ft.reporting.page.scores import scores_of
 from tests.conftest import edit_json
 from tests.oracles import law
@@ -55,6 +56,19 @@ def test_several_tasks_have_a_mean_without_an_interval(tmp_path):
     section = costs_section(arms, scores_of(arms))
     assert [row[:2] for row in section.tables[0].rows] == [("both", "75.0 %")]
     assert section.charts[0].marks[0].low is None and "mean accuracy of 2 tasks" in section.charts[0].title
+
+
+def test_an_arm_that_was_scored_before_its_training_only_has_no_accuracy(tmp_path):
+    write_full(tmp_path / "a", "only", {"aqua": {"base": [1, 1]}})
+    write_full(tmp_path / "b", "whole", {"aqua": {"base": [1, 1], "tuned": [1, 0]}})
+    write_full(tmp_path / "c", "none", {"aqua": {"base": [0, 0]}}, trainable=0)
+    arms = arms_in(tmp_path)
+    scores = scores_of(arms)
+    assert [row[0] for row in costs_section(arms, scores).tables[0].rows] == ["whole", "none"]
+    assert scores.notes == (
+        "only was scored before its training only (benchmark.stages), so it has no score of its own.",
+    )
+    assert [(pair.first.arm.name, pair.other.arm.name) for pair in pairs_of(arms, scores)[0]] == [("whole", "none")]
 
 
 def test_what_trained_nothing_has_no_costs(tmp_path):

@@ -1,6 +1,9 @@
 """Two arms item by item; oracle: sets of items counted by hand, and the paired statistics."""
 
+from itertools import combinations
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,7 +96,25 @@ def test_of_many_arms_the_first_and_the_best_are_set_beside_all(tmp_path):
     named = {frozenset((pair.first.arm.name, pair.other.arm.name)) for pair in pairs}
     others = {f"arm{n}" for n in range(7)}
     assert named == {frozenset((end, other)) for end in ("arm0", "arm4") for other in others - {end}}
-    assert notes == (f"{len(named)} of 21 pairs are here: arm0 and arm4 with all others.",) and PAIRS < 21
+    assert PAIRS < 21 and notes == (
+        f"{len(named)} of 21 pairs are here: arm0 and arm4 with all others; p is corrected over all 21.",
+    )
+
+
+def test_the_pairs_that_are_not_shown_count_in_the_correction(tmp_path):
+    answers = {f"arm{n}": np.repeat([1, 0], [2 * n, 24 - 2 * n]) for n in (0, 6, 1, 2, 3, 4, 5)}
+    for n, (name, values) in enumerate(answers.items()):
+        write_full(tmp_path / f"{n}", name, {"aqua": {"tuned": values}})
+    pairs, _ = found(tmp_path)
+    assert len(pairs) == 11
+    every = {frozenset(pair): paired_difference(*(answers[name] for name in pair)) for pair in combinations(answers, 2)}
+    full = dict(zip(every, with_holm(list(every.values())), strict=True))
+    ranked = sorted(pairs, key=lambda pair: pair.found.p)
+    largest = 0.0
+    for rank, pair in enumerate(ranked):
+        largest = max(largest, min(1.0, (21 - rank) * pair.found.p))
+        assert pair.found.p_holm == pytest.approx(largest)
+        assert pair.found.p_holm >= full[frozenset((pair.first.arm.name, pair.other.arm.name))].p_holm - 1e-12
 
 
 def test_long_answers_are_clipped():

@@ -150,15 +150,17 @@ def test_commands_can_be_pasted_into_a_shell(tmp_path):
     assert "No sweep.json says the commands" in reproduction_section((), None).notes[0]
 
 
-def test_the_whole_sweep_is_one_command():
-    jobs = tuple(PlannedJob(f"{n}", ("experiment=x", "scale=tiny", f"seed={n}")) for n in range(2))
-    section = reproduction_section((), SweepPlan("x", jobs))
-    assert (
-        section.commands[0] == "python -m spectral_ft.run -m experiment=x scale=tiny"
-        and "first command" in section.lead
-    )
-    assert len(section.commands) == 3
-    assert len(reproduction_section((), SweepPlan("x, y", jobs)).commands) == 2  # whose a job is, is not known
+def test_the_whole_sweep_is_the_command_that_was_given():
+    jobs = tuple(PlannedJob(f"{n}", ("experiment=x", f"seed={n}")) for n in range(2))
+    said = ("experiment=x", "seed=0,1", "hydra/launcher=joblib")
+    section = reproduction_section((), SweepPlan("x", jobs, (said,)))
+    assert section.commands[0] == "python -m spectral_ft.run experiment=x seed=0,1 hydra/launcher=joblib"
+    assert section.lead.startswith("The first command is the whole sweep") and len(section.commands) == 3
+    section = reproduction_section((), SweepPlan("x", jobs, (said, ("-m", "method=lora,dora"))))
+    assert section.commands[1] == "python -m spectral_ft.run -m method=lora,dora"
+    assert section.lead.startswith("The first 2 commands are") and len(section.commands) == 4
+    section = reproduction_section((), SweepPlan("x", jobs))  # of a list without them nobody knows the grid
+    assert len(section.commands) == 2 and section.lead == ""
 
 
 def test_versions_that_differ_are_told(tmp_path):

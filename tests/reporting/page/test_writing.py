@@ -177,19 +177,21 @@ def test_a_sweep_that_has_not_begun_has_a_page(tmp_path):
 @pytest.mark.parametrize(
     "file", ["samples/aqua.jsonl", "train.jsonl", "plan.json", "spectrum.parquet", "drift.parquet"]
 )
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "unreadable"])
 def test_what_is_missing_or_damaged_hides_nothing_else(tmp_path, file, damage):
     run = write_full(tmp_path / "run", "alone", RIGHT)
-    if damage == "gone":
+    if damage != "cut":
         (run / file).unlink()
-    else:
+    if damage == "unreadable":
+        (run / file).mkdir()
+    if damage == "cut":
         (run / file).write_bytes((run / file).read_bytes()[:-30])
     text, page = page_of(run, at=tmp_path)
     check_form(text, page)
     # one run's share needs no items for Wilson's interval
     assert page.table("aqua: exact_match (strict)")[1][2] == "75.0 % [30.1, 95.4]"
     told = any(file.rpartition("/")[2] in text for text in page.texts("p"))
-    assert told == (damage == "cut" or file.startswith("samples"))
+    assert told == (damage != "gone" or file.startswith("samples"))
 
 
 def test_twenty_runs_of_many_tasks_stay_small(tmp_path):
