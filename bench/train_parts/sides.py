@@ -68,7 +68,7 @@ def _train_ours(job: Job, model: Any, data: Rows, eyes: TrainerCallback) -> Done
         rounds=_NoRounds(),
         seed=SEED,
         folder=Path(job.plan).parent / "ours",
-        origin=Origin("bench", "bench", {}),
+        origin=Origin("bench", "bench", {}, code="bench", commit=None, processes=1),
         resume=None,
         log_row=log.append,
         callbacks=[eyes],

@@ -99,6 +99,9 @@ def train_adapter(
         rows = tokenised(experiment, checkpoint, folder)
         check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
         steps = optimizer_steps(settings, len(rows.training))
+        if steps <= settings.warmup_steps:
+            told = "training.warmup_steps=%d, and there are %d steps: training.learning_rate=%g is never reached"
+            log.warning(told, settings.warmup_steps, steps, settings.learning_rate)
         if isinstance(experiment.method, Scheduled):
             experiment.method.check_steps(steps)
         origin = Origin(

@@ -212,6 +212,14 @@ def test_a_training_example_is_named_by_the_row_of_its_data_set(tmp_path: Path) 
         assert set(numbers) < {n for n in range(12) if n % 3} and len(numbers) >= 7
 
 
+@pytest.mark.parametrize(("steps", "said"), [(1, True), (2, False)])
+def test_a_warm_up_that_never_ends_is_said(
+    steps: int, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path, "training.warmup_steps=1", f"training.max_steps={steps}")
+    assert ("training.warmup_steps=1, and there are 1 steps" in caplog.text) is said
+
+
 def test_examples_whose_completion_is_cut_off_spoil_no_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every third is too long, and a batch of one of these would have a mean over nothing."""
     rows = [{"instruction": "1 plus 2?" * (1 if n % 3 else 30), "input": "", "output": "3"} for n in range(12)]
