@@ -32,7 +32,7 @@ class JsonLines(Silent):
             self._last = self._trimmed(row)
         with self._path.open("a", encoding="utf-8") as file:  # whole on the disk before the training goes on
             file.write(json.dumps(dict(row)) + "\n")
-        self._last = [*(line for line in self._last if line["step"] == row["step"]), row]
+        self._last = [*(line for line in self._last if line["step"] == row["step"]), dict(row)]
 
     def _trimmed(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         # The rows that stay, after which the file has these alone.

@@ -44,11 +44,13 @@ def pairs_of(arms: Sequence[Arm], scores: Scores) -> tuple[tuple[Pair, ...], tup
     """
     keys = [key for key in scores.leading if key[1] in ACCURACIES]
     scored = [arm for arm in arms if any(scores.counting(arm, key) for key in keys)]
-    chosen = every = list(combinations(scored, 2))
+    every = list(combinations(scored, 2))
+    chosen, left_out = every, []
     notes: dict[str, None] = {}
     if len(chosen) > PAIRS:
         ends = {scored[0].name, max(scored, key=lambda arm: _mean(scores, arm, keys)).name}
         chosen = [pair for pair in every if ends & {arm.name for arm in pair}]
+        left_out = [pair for pair in every if not ends & {arm.name for arm in pair}]
         said = f"{len(chosen)} of {len(every)} pairs are here: {' and '.join(sorted(ends))} with all others"
         notes[f"{said}; p is corrected over all {len(every)}."] = None
     found = []
@@ -63,7 +65,6 @@ def pairs_of(arms: Sequence[Arm], scores: Scores) -> tuple[tuple[Pair, ...], tup
             notes[f"{one.name} and {two.name} were not scored on the same items of {key[0]}, or lack them."] = None
             continue
         found.append(Pair(key, first, other, compared, *_apart(first, other)))
-    left_out = [pair for pair in every if pair not in chosen]
     hidden = sum(bool(scores.counting(one, key) and scores.counting(two, key)) for one, two in left_out for key in keys)
     corrected = with_holm([pair.found for pair in found], tests=len(found) + hidden)
     return (
