@@ -146,11 +146,15 @@ def _scored(
     from spectral_ft.evaluation.responses import OnceAsked
 
     asked = OnceAsked(lm, responses)
-    results, delimiter = _evaluate(asked, task, benchmark)
+    results, loaded = _evaluate(asked, task, benchmark)
     read = read_results(results, task, stage=stage, version=harness_version(), ended=responses.ended)
     if not benchmark.gold_loss:
         return read
-    golds = golds_of(results["samples"][task.name], delimiter=delimiter)
+    golds = golds_of(
+        results["samples"][task.name],
+        delimiter=str(loaded.config.target_delimiter),
+        right=loaded.doc_to_text if loaded.multiple_input else None,  # WinoGrande's: the harness asks it for a place
+    )
     losses = gold_losses(asked, golds, room=lm.max_length)
     if len(losses) < len(golds):
         log.info(
@@ -162,8 +166,8 @@ def _scored(
     return read.with_more(completion_scores(losses, golds, read.scores[0]))
 
 
-def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, str]:
-    # As lm-eval's simple_evaluate does it, which takes no cache but its own.
+def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, Any]:
+    # Results and the harness's task. As lm-eval's simple_evaluate does it, which takes no cache but its own.
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
@@ -186,4 +190,4 @@ def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, s
         apply_chat_template=benchmark.chat_template,
         fewshot_as_multiturn=benchmark.chat_template,
     )
-    return results, str(one.config.target_delimiter)
+    return results, one
