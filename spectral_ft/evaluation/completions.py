@@ -65,13 +65,12 @@ def _choice(target: Any) -> int:
     return int(target[0] if isinstance(target, list) else target)  # some tasks allow several
 
 
-def gold_losses(lm: Any, golds: Sequence[Gold], *, room: int) -> dict[int, float]:
+def gold_losses(lm: Any, golds: Sequence[Gold]) -> dict[int, float]:
     """Mean nats a token of each completion.
 
     Args:
         lm: The harness's model; what it scored before is not scored again.
         golds: What should have been written.
-        room: Most tokens the model takes.
 
     Returns:
         Item to loss; those are left out that do not fit, or have no token.
@@ -81,7 +80,7 @@ def gold_losses(lm: Any, golds: Sequence[Gold], *, room: int) -> dict[int, float
     requests, lengths = [], []
     for gold in golds:
         prompt, completion = lm._encode_pair(gold.prompt, gold.completion)
-        if completion and len(prompt) + len(completion) <= room:
+        if completion and lm.fits(len(prompt), len(completion)):
             requests.append(Instance("loglikelihood", {}, (gold.prompt, gold.completion), gold.item))
             lengths.append(len(completion))
     answers = lm.loglikelihood(requests) if requests else []

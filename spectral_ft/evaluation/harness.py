@@ -155,14 +155,17 @@ def _scored(
         delimiter=str(loaded.config.target_delimiter),
         right=loaded.doc_to_text if loaded.multiple_input else None,  # WinoGrande's: the harness asks it for a place
     )
-    losses = gold_losses(asked, golds, room=lm.max_length)
+    losses = gold_losses(asked, golds)
     if len(losses) < len(golds):
         log.info(
-            "benchmark %s: %d of %d gold completions do not fit the model",
+            "benchmark %s: %d of %d gold completions do not fit the model%s",
             task.name,
             len(golds) - len(losses),
             len(golds),
+            "" if losses else ", so that it has no gold_loss",
         )
+    if not losses:
+        return read
     return read.with_more(completion_scores(losses, golds, read.scores[0]))
 
 

@@ -98,6 +98,14 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.L
     assert "1 of 3 gold completions do not fit the model" in caplog.text
 
 
+def test_where_none_fits_there_is_no_loss_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    items = [item._replace(completion="1 " * 80) for item in ITEMS]
+    found = score_task(*small_llama(), sums(tmp_path, items), OPTIONS, stage="base", context=64)
+    assert {score.metric for score in found.scores} == {"exact_match", "unfinished"}
+    assert "5 of 5 gold completions do not fit the model, so that it has no gold_loss" in caplog.text
+
+
 def test_a_perplexity_larger_than_any_number_is_left_out() -> None:
     leading = BenchmarkScore("t", "exact_match", 0.0, None, 1, 0, "strict", "paper", "base", "1")
     golds = [Gold(0, "a", " b")]
