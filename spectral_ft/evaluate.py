@@ -34,7 +34,7 @@ def job(config: "DictConfig") -> None:
     if config.rescore is not None:
         from spectral_ft.stages.rescoring import rescored
 
-        scores = rescored(Path(config.rescore).expanduser(), folder)
+        scores = rescored(experiment, Path(config.rescore).expanduser(), folder)
         print(score_table(scores, folder, title=f"answers of {config.rescore}, read again"))
         return
     with claimed(folder, experiment.run_id):
