@@ -27,6 +27,8 @@ from spectral_ft.types import BenchmarkScore, Stage
 
 TEXTS = 64
 """At a time, where nobody says: a classifier keeps no cache and gives one row of logits a text."""
+CODE = ("classifier.py", "classification.py", "logits.py")
+"""What scores and samples are made by: none is taken from the cache that another version made."""
 RULE = "argmax"
 """How the answer is read from the logits."""
 
@@ -49,12 +51,14 @@ def prepare_texts(task: Task, items: Sequence[TestItem], *, folder: Path) -> Pre
         folder: Where to write.
 
     Returns:
-        The prepared task; its file holds one text a line.
+        The prepared task; its file holds one text a line. The fingerprint is of the texts and of the code that scores.
     """
     rows = [{"id": number, "text": item.instruction, "gold": item.answer} for number, item in enumerate(items)]
     file = (folder / f"{task.name}.test.jsonl").absolute()
     write_jsonl(file, rows)
-    return PreparedTask(task.name, "standard", file, text_fingerprint("\n".join([task.name, *map(repr, rows)])))
+    code = [Path(__file__).with_name(name).read_text() for name in CODE]
+    parts = [*code, task.name, repr(task.classes), *map(repr, rows)]
+    return PreparedTask(task.name, "standard", file, text_fingerprint("\n".join(parts)))
 
 
 def score_classifier(
