@@ -1,9 +1,10 @@
 """The tasks of a benchmark with their items, read before anything is trained or loaded."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectral_ft.data.benchmark_items import local_fewshot_items, local_items
 from spectral_ft.data.prompts import alpaca_evaluation, plain
@@ -51,6 +52,33 @@ class SourcedTask:
             num_fewshot=num_fewshot,
             folder=folder,
         )
+
+    def asked(self, num_fewshot: int | None, folder: Path) -> list[str] | None:
+        """What each of its items asks, as training rows of the same kind ask it.
+
+        Args:
+            num_fewshot: Examples in the prompt; None keeps the task's own number.
+            folder: Where its file goes, for items that the harness fetches.
+
+        Returns:
+            One text an item, whatever limit is set; where the harness's rows have other columns than ours, what its
+            task asks. None where it asks in another form than one text.
+
+        Raises:
+            HubError: If the hub cannot be reached or refuses.
+        """
+        if self.items is not None:
+            return [item.instruction for item in self.items]
+        from spectral_ft.evaluation.harness_items import harness_items
+
+        texts = [self._instruction(item.row) or item.text for item in harness_items(self.prepare(num_fewshot, folder))]
+        return None if None in texts else [str(text) for text in texts]
+
+    def _instruction(self, row: dict[str, Any]) -> str | None:
+        if self.task.rows is not None:
+            with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError):  # other columns
+                return str(self.task.rows(row).instruction)
+        return None
 
     @property
     def evaluator_version(self) -> str:
