@@ -4,6 +4,7 @@ Departs from the harness: a seq2seq model writes at most as many tokens as a tas
 the length of the padded prompt, which stands in the encoder, so that the answer would depend on the batch.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from spectral_ft.errors import DataError
 from spectral_ft.evaluation.batching import free_memory, items_at_once
 from spectral_ft.evaluation.responses import Responses
 
+log = logging.getLogger(__name__)
 HARNESS_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
 BACKENDS: Mapping[str, Literal["causal", "seq2seq"]] = {"causal_lm": "causal", "seq2seq": "seq2seq"}
@@ -81,7 +83,7 @@ class CheckedModel(HFLM):
             if (max(length, room) if self._apart else length + room) > self.max_length:
                 raise self._too_long(request.doc_id, length, f"may have {room}")
         beams = max((int(request.args[1].get("num_beams", 1)) for request in requests), default=1)
-        self._choose_batch(longest, with_logits=1, beams=beams)
+        self._choose_batch("generate_until", longest, with_logits=1, beams=beams)
         return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -118,7 +120,7 @@ class CheckedModel(HFLM):
             if not self.fits(len(prompt), len(answer)):
                 raise self._too_long(self._items[place], len(prompt), f"has {len(answer)}")
         longest = max((len(prompt) + len(answer) for _, prompt, answer in requests), default=1)
-        self._choose_batch(longest, with_logits=longest, beams=1)
+        self._choose_batch("loglikelihood", longest, with_logits=longest, beams=1)
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     @property
@@ -132,17 +134,24 @@ class CheckedModel(HFLM):
             "model with a longer context, or fewer examples in the prompt (benchmark.num_fewshot)."
         )
 
-    def _choose_batch(self, longest: int, *, with_logits: int, beams: int) -> None:
-        if self._largest_batch is not None:
-            self.batch_size_per_gpu = items_at_once(
-                self.config.get_text_config(),
-                length=longest,
-                with_logits=with_logits,
-                beams=beams,
-                entry=self.model.dtype.itemsize,
-                free=free_memory(self.device),
-                largest=self._largest_batch,
-            )
+    def _choose_batch(self, attr: str, longest: int, *, with_logits: int, beams: int) -> None:
+        if self._largest_batch is None:
+            return
+        free = free_memory(self.device)
+        fitting = items_at_once(
+            self.config.get_text_config(),
+            length=longest,
+            with_logits=with_logits,
+            beams=beams,
+            entry=self.model.dtype.itemsize,
+            free=free,
+            largest=self._largest_batch,
+        )
+        self.batch_size_per_gpu = self._responses.batch_size(attr, fitting=fitting)
+        log.info(
+            "benchmark %s, %s: %d items at a time (%d of up to %d tokens would fit into %.1f GiB of free memory)",
+            self._task, attr, self.batch_size_per_gpu, fitting, longest, free / 2**30,
+        )  # fmt: skip
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._responses.batch_begins()
