@@ -68,6 +68,7 @@ def score_classifier(
     benchmark: Benchmark,
     *,
     labels: Sequence[str],
+    positive: str,
     stage: Stage,
     context: int | None,
 ) -> TaskScores:
@@ -79,6 +80,7 @@ def score_classifier(
         task: As `prepare_texts` made it.
         benchmark: How many items, and how many at a time.
         labels: Of the model, in the order of their ids.
+        positive: The class that F1 is of, where the labels are two.
         stage: Whether this is the base or the tuned model, for the record.
         context: Most tokens the model takes; longer texts are cut. None leaves it to the tokenizer.
 
@@ -91,7 +93,7 @@ def score_classifier(
     """
     rows = [json.loads(line) for line in task.file.read_text(encoding="utf-8").split("\n") if line][: benchmark.limit]
     numbers = {label: number for number, label in enumerate(labels)}
-    if unknown := sorted({row["gold"] for row in rows} - set(numbers)):
+    if unknown := sorted({positive, *(row["gold"] for row in rows)} - set(numbers)):
         raise ConfigError(
             f"benchmark {task.name} has the class {unknown[0]!r}, none of model.labels={list(labels)}: give the labels "
             "the names of the classes."
@@ -111,7 +113,7 @@ def score_classifier(
     losses = logsumexp(logits, axis=1) - logits[np.arange(len(gold)), gold]  # cross-entropy, in nats
     values = [
         ("acc", float(right.mean()), standard_error(right)),
-        ("f1", f1(gold, guess, classes=len(labels)), None),
+        ("f1", f1(gold, guess, classes=len(labels), positive=numbers[positive]), None),
         ("loss", float(losses.mean()), standard_error(losses)),
     ]
     scores = tuple(

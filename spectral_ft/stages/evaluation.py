@@ -92,9 +92,15 @@ class Scorer:
         if task.task.classes is not None:
             from spectral_ft.evaluation.classifier import score_classifier
 
-            labels = source.labels or []
             return score_classifier(
-                model, self._tokenizer, prepared, benchmark, labels=labels, stage=stage, context=context
+                model,
+                self._tokenizer,
+                prepared,
+                benchmark,
+                labels=source.labels or [],
+                positive=task.task.classes[-1],
+                stage=stage,
+                context=context,
             )
         from spectral_ft.evaluation.harness import score_task
 

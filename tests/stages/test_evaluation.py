@@ -80,6 +80,17 @@ def test_a_classifier_is_scored_by_its_labels(bert, data, tmp_path):
     assert [row["gold"] for row in samples] == ["positive", "negative", "positive", "negative"]
 
 
+def test_f1_is_of_the_tasks_last_class_in_any_order_of_the_labels(bert, data, tmp_path):
+    for labels in (["negative", "positive"], ["positive", "negative"]):
+        options = (f"dataset.data_dir={data}", "benchmark.stages=[base]", f"model.labels=[{','.join(labels)}]")
+        folder = tmp_path / labels[0]
+        (f1,) = [one for one in scored(classifier(bert, *options), folder) if one.metric == "f1"]
+        rows = [json.loads(line) for line in (folder / "samples" / "sst2.jsonl").read_text().splitlines()]
+        said, right = ([row[of] == "positive" for row in rows] for of in ("response", "gold"))
+        both = sum(one and other for one, other in zip(said, right, strict=True))
+        assert f1.value == pytest.approx(2 * both / (sum(said) + sum(right)))
+
+
 def test_a_trained_head_is_scored_as_tuned(bert, data, tmp_path):
     experiment = classifier(bert, f"dataset.data_dir={data}", "seed=5")
     base = load_model(
