@@ -6,6 +6,7 @@ from rich.table import Table
 from spectral_ft.reporting.comparison import Comparison
 from spectral_ft.reporting.difference_cell import difference_text, p_text, value_text
 from spectral_ft.reporting.terminal import as_text
+from spectral_ft.statistics.hierarchical import BOOTSTRAP
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -40,6 +41,8 @@ def comparison_table(comparison: Comparison) -> str:
     notes = [f"skipped: {sentence}" for sentence in comparison.skipped]
     if any(row.difference.over == "items" for row in comparison.rows):
         notes.append("one seed a side, or seeds that agree: intervals are over items alone, not over other trainings")
+    if any(row.difference.test == BOOTSTRAP for row in comparison.rows):
+        notes.append(f"{BOOTSTRAP}: of few seeds it finds too many differences (docs/statistics.md)")
     if any(row.difference.below_one_question for row in comparison.rows):
         notes.append("*: less than one question")
     return as_text(table) + "".join(f"{note}\n" for note in notes)
