@@ -99,7 +99,8 @@ def parity(task: str, *, items: int, batch: int, tokens: int | None, **shared: s
         **shared: Model, data, dtype and a folder.
 
     Returns:
-        Seconds of both, and how many items agree.
+        Seconds of both; how many items have the same answer on both sides, and how many judgements (one an item and
+        rule) are the same.
     """
     job = {"task": task, "items": items, "batch": batch, "tokens": tokens, **shared}
     ours, bare = (child(side=side, **job) for side in ("ours", "bare"))
@@ -129,7 +130,7 @@ def batches(task: str, **shared: str) -> dict[str, Any]:
         **shared: Model, data, dtype and a folder.
 
     Returns:
-        Items a second of both.
+        Seconds of both, and the batch that was found.
     """
     items = FEW[task]
     one, found = (child(side="ours", task=task, items=items, batch=batch, **shared) for batch in (1, None))
@@ -313,9 +314,11 @@ def page(found: dict[str, Any]) -> str:
         "",
         "Both sides get the same weights and the same task file, and answer the same items in batches of the same",
         "size; ours also keeps every answer on disk, batch by batch. Loading is left out. Bars: every item alike,",
-        "no more CPU time, twice the items a second of one at a time, 1.05 times the sum for several adapters.",
+        "no more CPU time, twice the items a CPU second of one at a time, 1.05 times the sum for several adapters.",
+        "What is compared takes turns, each in a process of its own, so that whatever else the machine does meanwhile",
+        "moves the wall time of one side and not of the other; the ratio of wall times is no bar.",
         "",
-        "| task | items | batch | answers alike | judged alike | ours, CPU s | bare, CPU s | ratio | wall |",
+        "| task | items | batch | items answered alike | judgements alike | ours, CPU s | bare, CPU s | ratio | wall |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row, one in found.items():
@@ -327,7 +330,7 @@ def page(found: dict[str, Any]) -> str:
                 f"| {cpu['ours']:.0f} | {cpu['bare']:.0f} | {cpu['ours'] / cpu['bare']:.2f} "
                 f"| {wall['ours'] / wall['bare']:.2f} |"
             )
-    lines += ["", "| task | items | batch that was found | items/s, one at a time | items/s, found | ratio |"]
+    lines += ["", "| task | items | batch that was found | items a CPU second, one at a time | found | ratio |"]
     lines += ["|---|---|---|---|---|---|"]
     for row, one in found.items():
         if row.startswith("batch"):

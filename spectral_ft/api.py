@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from spectral_ft.experiment import Experiment
     from spectral_ft.reporting.compared import Comparison
+    from spectral_ft.reporting.comparison import OverSeeds
     from spectral_ft.types import Stage
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
@@ -109,6 +110,7 @@ def compare(
     other: str | Path | Sequence[str | Path],
     *,
     stages: "tuple[Stage, Stage]" = ("tuned", "tuned"),
+    over_seeds: "OverSeeds" = "t",
 ) -> "Comparison":
     """Compare runs item by item, with intervals and p-values (docs/statistics.md).
 
@@ -116,17 +118,20 @@ def compare(
         run: Folder of a run, or folders of runs that differ in their seed alone.
         other: Of what it is compared with.
         stages: Which scores of either side: `("tuned", "base")` with one folder twice is what its training changed.
+        over_seeds: How several seeds are compared: `"t"`, or `"bootstrap"`, which other papers report, and which finds
+            too many differences at three to five seeds.
 
     Returns:
         Printed, a table; `.frame()` gives pandas; `.rows` and `.skipped` what was compared and what was not.
 
     Raises:
+        ConfigError: If there is no such procedure for seeds.
         DataError: If runs were not scored on the same items, samples are missing, or no score is common.
         RunError: If a folder holds no scores, or no record where seeds are needed, or a side has a seed twice.
     """
     from spectral_ft.reporting.comparison import compare_runs
 
-    return compare_runs(_folders(run), _folders(other), stages=stages)
+    return compare_runs(_folders(run), _folders(other), stages=stages, over_seeds=over_seeds)
 
 
 def _folders(given: str | Path | Sequence[str | Path]) -> list[Path]:

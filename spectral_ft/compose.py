@@ -24,8 +24,9 @@ from spectral_ft.errors import ConfigError, SpectralFTError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.fingerprint import cache_home
 from spectral_ft.identity import run_id
-from spectral_ft.option_faults import explain, fault_of_value, nearest
+from spectral_ft.option_faults import explain, fault_of_value
 from spectral_ft.schema import GROUPS, RunConfig
+from spectral_ft.spelling import nearest
 
 ADDED = ("drift",)
 """Groups that records of format 1 may lack: they came later, and change no result."""

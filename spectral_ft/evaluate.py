@@ -26,7 +26,7 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.reporting.score_table import score_table
     from spectral_ft.run_folder import claimed, mark_started
     from spectral_ft.stages.adapters import adapter_folders
-    from spectral_ft.stages.benchmarks import fetch_from_hub, source_tasks
+    from spectral_ft.stages.benchmarks import prepare_tasks, source_tasks
     from spectral_ft.stages.evaluation import Scorer
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -34,7 +34,7 @@ def job(config: "DictConfig") -> None:
     if config.rescore is not None:
         from spectral_ft.stages.rescoring import rescored
 
-        scores = rescored(Path(config.rescore).expanduser(), folder)
+        scores = rescored(experiment, Path(config.rescore).expanduser(), folder)
         print(score_table(scores, folder, title=f"answers of {config.rescore}, read again"))
         return
     with claimed(folder, experiment.run_id):
@@ -42,7 +42,7 @@ def job(config: "DictConfig") -> None:
         adapters = adapter_folders(config.adapter, experiment.model.label, checkpoint)
         tasks = source_tasks(experiment)
         mark_started(folder, experiment.run_id, experiment.config)
-        fetch_from_hub(experiment, tasks, folder)
+        prepare_tasks(experiment, checkpoint, tasks, folder)
         checkpoint.check_whole()
         scorer = Scorer(experiment, checkpoint, tasks)
         for name, adapter in adapters.items():

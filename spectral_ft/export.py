@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
         ConfigError: If one is unknown, missing, empty or given twice, or a form is unknown.
     """
-    from spectral_ft.option_faults import nearest
+    from spectral_ft.spelling import nearest
     from spectral_ft.stages.export import FORMS
 
     found: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """What makes two runs the same run: their resolved configuration, with paths replaced by content."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ def run_id(config: Mapping[str, Any]) -> str:
     flat = settings(config)
     for key in PATHS:
         if flat.get(key) is not None:
-            named = flat[key]
-            flat[key] = [_content(str(one)) for one in named] if isinstance(named, list) else _content(str(named))
+            named, read = flat[key], WHAT_IS_READ.get(key, lambda folder: [folder])
+            flat[key] = (
+                [_content(str(one), read) for one in named] if isinstance(named, list) else _content(str(named), read)
+            )
     text = json.dumps({"format": RECORD_FORMAT, **flat}, sort_keys=True, default=str)
     return text_fingerprint(text)[:LENGTH]
 
@@ -67,11 +69,42 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _content(path: str) -> str:
+def adapter_folder(named: Path) -> Path:
+    """Where an adapter lies.
+
+    Args:
+        named: Its folder, or that of a run which has one.
+
+    Returns:
+        Its folder, which may not exist.
+    """
+    return named / "adapter" if (named / "adapter").is_dir() else named
+
+
+def scored_files(named: Path) -> list[Path]:
+    """What is read of a folder with scores.
+
+    Args:
+        named: The folder.
+
+    Returns:
+        Scores and samples, those that are there; itself where it has neither.
+    """
+    return [path for path in (named / "scores.json", named / "samples") if path.exists()] or [named]
+
+
+WHAT_IS_READ: Mapping[str, Callable[[Path], list[Path]]] = {
+    "adapter": lambda named: [adapter_folder(named)],
+    "rescore": scored_files,
+}
+"""Of the folders of some options, which other files may join later."""
+
+
+def _content(named: str, read: Callable[[Path], list[Path]]) -> str:
     try:
-        return path_fingerprint(Path(path).expanduser())
+        return " ".join(path_fingerprint(path) for path in read(Path(named).expanduser()))
     except ConfigError:
-        return f"missing: {path}"  # the stage that needs it will say so in its own words
+        return f"missing: {named}"  # the stage that needs it will say so in its own words
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

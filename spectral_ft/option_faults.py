@@ -1,6 +1,5 @@
 """What a wrong option is told: one sentence, with the nearest names."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_ft.configuration import CONF
 from spectral_ft.schema import GROUPS, SHORTCUTS
+from spectral_ft.spelling import nearest
 
 PACKAGES = {
     "hydra/launcher/joblib": "sweeps",
@@ -22,20 +22,6 @@ PACKAGES = {
     "hydra/launcher/ray": "ray",
 }
 """Choices that come with packages of their own, to the extra of pyproject.toml that brings them."""
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The names that a misspelt word may mean.
-
-    Args:
-        word: As it was given.
-        known: What there is.
-
-    Returns:
-        A question, or nothing.
-    """
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def fault_of_value(group: str, config: DictConfig, fault: Any) -> str:

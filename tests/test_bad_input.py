@@ -182,6 +182,24 @@ def test_a_prompt_beyond_the_context(command: Command, tmp_path: Path) -> None:
     refused(command(*options), "gsm8k, item 0", "128")
 
 
+ASKED = {
+    "a misspelt setting of generation": (["benchmark.generation={max_gen_tok: 4}"], ["Did you mean max_gen_toks"]),
+    "a chat without a template": (["benchmark.chat_template=true"], ["no chat template"]),
+    "examples that nobody has": (["benchmark.num_fewshot=2"], ["wordmath", "benchmark.num_fewshot=0"]),
+    "examples without a training file": (["benchmark.protocol=standard"], ["gsm8k with 5 examples", "train.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_what_cannot_be_asked_is_told_before_anything_is_trained(case: str, command: Command, tmp_path: Path) -> None:
+    overrides, words = ASKED[case]
+    if "protocol" in overrides[0]:
+        (tmp_path / "test.jsonl").write_text(json.dumps({"question": "1", "answer": "#### 1"}))
+        overrides = ["benchmark=gsm8k", f"benchmark.data_dir={tmp_path}", *overrides]
+    refused(command(*overrides, *SHORT), *words)
+    assert not [path for path in Path("runs").rglob("*") if path.name in {"spectrum.parquet", "plan.json", "adapter"}]
+
+
 def test_a_benchmark_file_without_answers(command: Command, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(json.dumps([{"instruction": "1", "input": "", "output": "", "answer": ""}]))
     refused(command("benchmark=gsm8k", f"benchmark.data_dir={tmp_path}"), "row 1", "answer is empty")

@@ -67,7 +67,7 @@ def test_several_adapters_have_a_folder_each(evaluator: Evaluator, finished: Pat
     other = shutil.copytree(finished / "adapter", tmp_path / "other")
     done = evaluator(tmp_path / "scored", f"adapter=[{finished},{other}]")
     assert done.code == 0, done.err
-    assert {path.name for path in (tmp_path / "scored").iterdir() if path.is_dir()} == {"run", "other"}
+    assert {path.name for path in (tmp_path / "scored").iterdir() if path.is_dir()} == {"run", "other", "tasks"}
     assert samples(tmp_path / "scored" / "run") == samples(tmp_path / "scored" / "other") == samples(finished)
     assert "tiny, run" in done.out and "tiny, other" in done.out
 
@@ -92,6 +92,10 @@ def test_stored_answers_are_read_by_every_rule(evaluator: Evaluator, finished: P
     again = evaluator(tmp_path / "twice", f"rescore={tmp_path / 'again'}")
     assert read_json(tmp_path / "twice" / "scores.json", list) == read_json(tmp_path / "again" / "scores.json", list)
     assert again.code == 0 and samples(tmp_path / "twice") == samples(tmp_path / "again")
+    stored_once = (tmp_path / "again" / "scores.json").read_bytes()
+    repeated = evaluator(tmp_path / "again", f"rescore={finished}")
+    assert (repeated.code, repeated.out) == (0, done.out)
+    assert (tmp_path / "again" / "scores.json").read_bytes() == stored_once
     assert all(f"exact_match ({rule})" in done.out for rule in ("paper_number", "strict_number", "strict-match"))
 
 

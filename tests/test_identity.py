@@ -113,3 +113,35 @@ def test_the_content_of_a_folder_counts_and_not_its_name(tmp_path, option):
 def test_a_folder_that_is_missing_goes_by_its_name():
     one, other = (run_id(changed("model.path", path)) for path in ("/nowhere/one", "/nowhere/other"))
     assert one != other
+
+
+def test_of_a_run_whose_adapter_is_scored_only_the_adapter_counts(tmp_path):
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    for folder in (run / "adapter", alone):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_text("1")
+    named = [changed("adapter", name) for name in (str(run), str(run / "adapter"), str(alone))]
+    before = {run_id(config) for config in (*named, changed("adapter", str(run)))}
+    assert len(before) == 1
+    listed = run_id(changed("adapter", [str(run), str(alone)]))
+    (run / "drift.csv").write_text("measured later")
+    assert {run_id(config) for config in named} == before
+    assert run_id(changed("adapter", [str(run), str(alone)])) == listed
+    (run / "adapter" / "adapter_model.safetensors").write_text("2")
+    assert run_id(named[0]) not in before and run_id(named[2]) in before
+
+
+def test_of_answers_that_are_read_again_only_scores_and_samples_count(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "scores.json").write_text("[]")
+    (tmp_path / "samples" / "aqua.jsonl").write_text("1")
+    config = changed("rescore", str(tmp_path))
+    before = run_id(config)
+    (tmp_path / "report.html").write_text("written later")
+    assert run_id(config) == before
+    (tmp_path / "samples" / "aqua.jsonl").write_text("2")
+    assert run_id(config) != before
+    (tmp_path / "scores.json").unlink()
+    (tmp_path / "samples" / "aqua.jsonl").unlink()
+    (tmp_path / "samples").rmdir()
+    assert run_id(config) != before  # nothing to read, which the stage will say

@@ -24,7 +24,7 @@ LEAVES = {
     "wandb_records",
 }
 LEVELS = [
-    {"errors", "processes"},
+    {"errors", "processes", "spelling"},
     {"types", "bfloat16"},
     {"storage", "statistics"},
     {"fingerprint", "schema", "machine", "hub", "configuration"},

@@ -96,13 +96,13 @@ def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict
         rows: One of `data/rows.py`.
 
     Returns:
-        The items that have the harness's fields; none where there is no training file.
+        The items; none where there is no training file.
     """
     beside = local_file(folder, names).parent
     path = next((beside / name for name in TRAIN_FILES if (beside / name).is_file()), None)
     if path is None:
         return []
-    return [item for item in to_items(read_rows(path), rows, source=str(path)) if item.fields]
+    return to_items(read_rows(path), rows, source=str(path))
 
 
 def _check_ids(rows: Sequence[dict[str, Any]], *, source: str) -> None:

@@ -42,7 +42,7 @@ def items_at_once(
         with_logits: Tokens whose logits are held: all of a scored text, the last one of a written one.
         beams: Written side by side.
         entry: Bytes of a number.
-        free: Bytes of free memory.
+        free: Bytes of free memory; less than none is none.
         largest: Not more, whatever fits.
 
     Returns:
@@ -54,7 +54,7 @@ def items_at_once(
     cache = 2 * int(config.num_hidden_layers) * hidden * shared // heads
     token = (cache + ACTIVATIONS * max(hidden, int(getattr(config, "intermediate_size", None) or 4 * hidden))) * entry
     logits = with_logits * int(config.vocab_size) * (entry + 4)  # and their logarithms, in float32
-    fitting = int(SHARE * free) // (beams * (length * token + logits))
+    fitting = int(SHARE * max(0, free)) // (beams * (length * token + logits))
     return 1 << max(0, min(fitting, largest).bit_length() - 1)
 
 
@@ -65,7 +65,8 @@ def free_memory(device: torch.device) -> int:
         device: Where the model is.
 
     Returns:
-        Of the device, or of the machine within the limit that its control group sets.
+        Of the device, or of the machine within the limit that its control group sets, less what the group's processes
+        hold; files that the system keeps in memory until it wants the room do not count. Never below 0.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -73,6 +74,7 @@ def free_memory(device: torch.device) -> int:
     try:
         limit = (GROUP / "memory.max").read_text().strip()
         used = int((GROUP / "memory.current").read_text())
+        kept = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return free
-    return min(free, int(limit) - used) if limit.isdigit() else free
+    return max(0, min(free, int(limit) - used + int(kept.get("inactive_file", 0)))) if limit.isdigit() else free

@@ -10,20 +10,23 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def f1(gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, *, classes: int) -> float:
-    """F1 of the last of two classes, or the mean over more.
+def f1(
+    gold: Sequence[int] | np.ndarray, predicted: Sequence[int] | np.ndarray, *, classes: int, positive: int
+) -> float:
+    """F1 of the positive one of two classes, or the mean over more.
 
     Args:
         gold: Right class of each item.
         predicted: Predicted class of each item.
-        classes: How many there are; with two, the last one is the positive one.
+        classes: How many there are.
+        positive: Which of two is looked for.
 
     Returns:
         In [0, 1]. A class that is neither right nor predicted anywhere is left out of the mean; the positive one of
         two then has 0.
     """
     truth, guess = np.asarray(gold), np.asarray(predicted)
-    counted = [1] if classes == 2 else np.union1d(truth, guess)
+    counted = [positive] if classes == 2 else np.union1d(truth, guess)
     return float(np.mean([_f1_of(truth == one, guess == one) for one in counted]))
 
 

@@ -27,6 +27,8 @@ from spectral_ft.types import BenchmarkScore, Stage
 
 TEXTS = 64
 """At a time, where nobody says: a classifier keeps no cache and gives one row of logits a text."""
+CODE = ("classifier.py", "classification.py", "logits.py")
+"""What scores and samples are made by: none is taken from the cache that another version made."""
 RULE = "argmax"
 """How the answer is read from the logits."""
 
@@ -49,12 +51,14 @@ def prepare_texts(task: Task, items: Sequence[TestItem], *, folder: Path) -> Pre
         folder: Where to write.
 
     Returns:
-        The prepared task; its file holds one text a line.
+        The prepared task; its file holds one text a line. The fingerprint is of the texts and of the code that scores.
     """
     rows = [{"id": number, "text": item.instruction, "gold": item.answer} for number, item in enumerate(items)]
     file = (folder / f"{task.name}.test.jsonl").absolute()
     write_jsonl(file, rows)
-    return PreparedTask(task.name, "standard", file, text_fingerprint("\n".join([task.name, *map(repr, rows)])))
+    code = [Path(__file__).with_name(name).read_text() for name in CODE]
+    parts = [*code, task.name, repr(task.classes), *map(repr, rows)]
+    return PreparedTask(task.name, "standard", file, text_fingerprint("\n".join(parts)))
 
 
 def score_classifier(
@@ -64,6 +68,7 @@ def score_classifier(
     benchmark: Benchmark,
     *,
     labels: Sequence[str],
+    positive: str,
     stage: Stage,
     context: int | None,
 ) -> TaskScores:
@@ -75,6 +80,7 @@ def score_classifier(
         task: As `prepare_texts` made it.
         benchmark: How many items, and how many at a time.
         labels: Of the model, in the order of their ids.
+        positive: The class that F1 is of, where the labels are two.
         stage: Whether this is the base or the tuned model, for the record.
         context: Most tokens the model takes; longer texts are cut. None leaves it to the tokenizer.
 
@@ -87,7 +93,7 @@ def score_classifier(
     """
     rows = [json.loads(line) for line in task.file.read_text(encoding="utf-8").split("\n") if line][: benchmark.limit]
     numbers = {label: number for number, label in enumerate(labels)}
-    if unknown := sorted({row["gold"] for row in rows} - set(numbers)):
+    if unknown := sorted({positive, *(row["gold"] for row in rows)} - set(numbers)):
         raise ConfigError(
             f"benchmark {task.name} has the class {unknown[0]!r}, none of model.labels={list(labels)}: give the labels "
             "the names of the classes."
@@ -107,7 +113,7 @@ def score_classifier(
     losses = logsumexp(logits, axis=1) - logits[np.arange(len(gold)), gold]  # cross-entropy, in nats
     values = [
         ("acc", float(right.mean()), standard_error(right)),
-        ("f1", f1(gold, guess, classes=len(labels)), None),
+        ("f1", f1(gold, guess, classes=len(labels), positive=numbers[positive]), None),
         ("loss", float(losses.mean()), standard_error(losses)),
     ]
     scores = tuple(

@@ -8,7 +8,7 @@ can be compared item by item.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,10 @@ LARGEST_MEAN = math.log(sys.float_info.max)
 """In nats; of a larger mean there is no perplexity."""
 
 
+Right = Callable[[dict[str, Any]], int]
+"""Item, as the harness has it, to the place of its right choice."""
+
+
 class Gold(NamedTuple):
     """What should have been written."""
 
@@ -31,23 +35,27 @@ class Gold(NamedTuple):
     completion: str
 
 
-def golds_of(samples: Sequence[dict[str, Any]], *, delimiter: str) -> list[Gold]:
+def golds_of(samples: Sequence[dict[str, Any]], *, delimiter: str, right: Right | None = None) -> list[Gold]:
     """What should have been written in answer to each item.
 
     Args:
         samples: Of the harness; one an item and filter.
         delimiter: Between prompt and target, where the task says nothing of completions.
+        right: Item to the place of its right choice, where the choices are prompts with one completion and the target
+            is this; None where the target says it.
 
     Returns:
         Prompts with gold completions; of several choices the right one.
     """
-    return [_gold(sample, delimiter) for sample in samples if sample["filter"] == samples[0]["filter"]]
+    return [_gold(sample, delimiter, right) for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
-def _gold(sample: dict[str, Any], delimiter: str) -> Gold:
-    prompt = str(sample["arguments"][0][0])
+def _gold(sample: dict[str, Any], delimiter: str, right: Right | None) -> Gold:
     if len(sample["arguments"]) > 1:
-        return Gold(sample["doc_id"], prompt, str(sample["arguments"][_choice(sample["target"])][1]))
+        place = _choice(sample["target"]) if right is None else right(sample["doc"])
+        prompt, completion = map(str, sample["arguments"][place][:2])
+        return Gold(sample["doc_id"], prompt, completion)
+    prompt = str(sample["arguments"][0][0])
     completion = str(sample["doc"].get("completion") or f"{delimiter}{sample['target']}")
     apart = prompt[-1:].isspace() or completion[:1].isspace()
     return Gold(sample["doc_id"], prompt, completion if apart else f" {completion}")
@@ -57,13 +65,12 @@ def _choice(target: Any) -> int:
     return int(target[0] if isinstance(target, list) else target)  # some tasks allow several
 
 
-def gold_losses(lm: Any, golds: Sequence[Gold], *, room: int) -> dict[int, float]:
+def gold_losses(lm: Any, golds: Sequence[Gold]) -> dict[int, float]:
     """Mean nats a token of each completion.
 
     Args:
         lm: The harness's model; what it scored before is not scored again.
         golds: What should have been written.
-        room: Most tokens the model takes.
 
     Returns:
         Item to loss; those are left out that do not fit, or have no token.
@@ -73,7 +80,7 @@ def gold_losses(lm: Any, golds: Sequence[Gold], *, room: int) -> dict[int, float
     requests, lengths = [], []
     for gold in golds:
         prompt, completion = lm._encode_pair(gold.prompt, gold.completion)
-        if completion and len(prompt) + len(completion) <= room:
+        if completion and lm.fits(len(prompt), len(completion)):
             requests.append(Instance("loglikelihood", {}, (gold.prompt, gold.completion), gold.item))
             lengths.append(len(completion))
     answers = lm.loglikelihood(requests) if requests else []

@@ -11,12 +11,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.errors import ConfigError, OutOfMemory
+from spectral_ft.evaluation.asking import check_chat_template
 from spectral_ft.evaluation.benchmark import Benchmark
 from spectral_ft.evaluation.completions import completion_scores, gold_losses, golds_of
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.evaluation.results import read_results
-from spectral_ft.hub import hub_errors
 from spectral_ft.types import Stage
 
 if TYPE_CHECKING:
@@ -38,21 +38,6 @@ def harness_version() -> str:
         Such as 0.4.13.
     """
     return importlib.metadata.version("lm_eval")
-
-
-def fetch_items(task: PreparedTask) -> None:
-    """Let the harness load a task, and fetch its items where they come from the hub.
-
-    Args:
-        task: Prepared.
-
-    Raises:
-        HubError: If the hub cannot be reached or refuses.
-    """
-    from lm_eval.tasks import TaskManager
-
-    with hub_errors(f"benchmark {task.name}", override="benchmark.data_dir=FOLDER"):
-        TaskManager(include_defaults=False).load([str(task.file)])
 
 
 def score_task(
@@ -91,11 +76,8 @@ def score_task(
             f"benchmark {task.name}: lm-eval scores what a model writes, and for a classifier its numbers would mean "
             "nothing. Use a benchmark with classes, such as benchmark=sst2."
         )
-    if benchmark.chat_template and not tokenizer.chat_template:
-        raise ConfigError(
-            f"benchmark.chat_template=true, and the tokenizer {tokenizer.name_or_path} has no chat template: set it to "
-            "false, or use a model that was trained on chats."
-        )
+    if benchmark.chat_template:
+        check_chat_template(tokenizer)
     from spectral_ft.evaluation.batching import LARGEST
     from spectral_ft.evaluation.language_model import CheckedModel
     from spectral_ft.evaluation.responses import Responses
@@ -146,24 +128,31 @@ def _scored(
     from spectral_ft.evaluation.responses import OnceAsked
 
     asked = OnceAsked(lm, responses)
-    results, delimiter = _evaluate(asked, task, benchmark)
+    results, loaded = _evaluate(asked, task, benchmark)
     read = read_results(results, task, stage=stage, version=harness_version(), ended=responses.ended)
     if not benchmark.gold_loss:
         return read
-    golds = golds_of(results["samples"][task.name], delimiter=delimiter)
-    losses = gold_losses(asked, golds, room=lm.max_length)
+    golds = golds_of(
+        results["samples"][task.name],
+        delimiter=str(loaded.config.target_delimiter),
+        right=loaded.doc_to_text if loaded.multiple_input else None,  # WinoGrande's: the harness asks it for a place
+    )
+    losses = gold_losses(asked, golds)
     if len(losses) < len(golds):
         log.info(
-            "benchmark %s: %d of %d gold completions do not fit the model",
+            "benchmark %s: %d of %d gold completions do not fit the model%s",
             task.name,
             len(golds) - len(losses),
             len(golds),
+            "" if losses else ", so that it has no gold_loss",
         )
+    if not losses:
+        return read
     return read.with_more(completion_scores(losses, golds, read.scores[0]))
 
 
-def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, str]:
-    # As lm-eval's simple_evaluate does it, which takes no cache but its own.
+def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, Any]:
+    # Results and the harness's task. As lm-eval's simple_evaluate does it, which takes no cache but its own.
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
@@ -186,4 +175,4 @@ def _evaluate(lm: Any, task: PreparedTask, benchmark: Benchmark) -> tuple[Any, s
         apply_chat_template=benchmark.chat_template,
         fewshot_as_multiturn=benchmark.chat_template,
     )
-    return results, str(one.config.target_delimiter)
+    return results, one

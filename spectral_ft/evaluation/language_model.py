@@ -4,6 +4,7 @@ Departs from the harness: a seq2seq model writes at most as many tokens as a tas
 the length of the padded prompt, which stands in the encoder, so that the answer would depend on the batch.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from spectral_ft.errors import DataError
 from spectral_ft.evaluation.batching import free_memory, items_at_once
 from spectral_ft.evaluation.responses import Responses
 
+log = logging.getLogger(__name__)
 HARNESS_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
 BACKENDS: Mapping[str, Literal["causal", "seq2seq"]] = {"causal_lm": "causal", "seq2seq": "seq2seq"}
@@ -58,6 +60,7 @@ class CheckedModel(HFLM):
         self._task = task
         self._responses = responses
         self._largest_batch = None if batch_size else largest_batch
+        self._items: list[Any] = []
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Generate, if every prompt and its answer fit.
@@ -77,34 +80,78 @@ class CheckedModel(HFLM):
             length = len(self.tok_encode(request.args[0]))
             room = int(request.args[1].get("max_gen_toks", HARNESS_NEW_TOKENS))
             longest = max(longest, length + room)
-            apart = self.backend == "seq2seq"  # prompt and answer stand in different stacks
-            if (max(length, room) if apart else length + room) > self.max_length:
-                raise DataError(
-                    f"benchmark {self._task}, item {request.doc_id}: the prompt has {length} tokens and the answer may "
-                    f"have {room}, {'one of them' if apart else 'together'} more than the model's context of "
-                    f"{self.max_length}. Use a model with a longer context, or fewer examples in the prompt "
-                    "(benchmark.num_fewshot)."
-                )
+            if (max(length, room) if self._apart else length + room) > self.max_length:
+                raise self._too_long(request.doc_id, length, f"may have {room}")
         beams = max((int(request.args[1].get("num_beams", 1)) for request in requests), default=1)
-        self._choose_batch(longest, with_logits=1, beams=beams)
+        self._choose_batch("generate_until", longest, with_logits=1, beams=beams)
         return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score completions, if every one and its prompt fit.
+
+        Args:
+            requests: Of the harness.
+            disable_tqdm: No progress bar.
+
+        Returns:
+            Log-likelihood, and whether it is what the model would have written, a request.
+
+        Raises:
+            DataError: If one does not fit into the model's context.
+        """
+        self._items = [request.doc_id for request in requests]
+        return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
+
+    def fits(self, prompt: int, answer: int) -> bool:
+        """Whether a likelihood can be had without a cut.
+
+        Args:
+            prompt: Tokens of it.
+            answer: Tokens that are scored.
+
+        Returns:
+            True if every token is scored after its whole prompt.
+        """
+        # Of a single stack the last token is not read: nothing is asked of what would follow.
+        return (max(prompt, answer) if self._apart else prompt + answer - 1) <= self.max_length
+
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        for place, (_, prompt, answer) in enumerate(requests):
+            if not self.fits(len(prompt), len(answer)):
+                raise self._too_long(self._items[place], len(prompt), f"has {len(answer)}")
         longest = max((len(prompt) + len(answer) for _, prompt, answer in requests), default=1)
-        self._choose_batch(longest, with_logits=longest, beams=1)
+        self._choose_batch("loglikelihood", longest, with_logits=longest, beams=1)
         return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
-    def _choose_batch(self, longest: int, *, with_logits: int, beams: int) -> None:
-        if self._largest_batch is not None:
-            self.batch_size_per_gpu = items_at_once(
-                self.config.get_text_config(),
-                length=longest,
-                with_logits=with_logits,
-                beams=beams,
-                entry=self.model.dtype.itemsize,
-                free=free_memory(self.device),
-                largest=self._largest_batch,
-            )
+    @property
+    def _apart(self) -> bool:
+        return self.backend == "seq2seq"  # prompt and answer stand in different stacks
+
+    def _too_long(self, item: Any, prompt: int, answer: str) -> DataError:
+        return DataError(
+            f"benchmark {self._task}, item {item}: the prompt has {prompt} tokens and the answer {answer}, "
+            f"{'one of them' if self._apart else 'together'} more than the model's context of {self.max_length}. Use a "
+            "model with a longer context, or fewer examples in the prompt (benchmark.num_fewshot)."
+        )
+
+    def _choose_batch(self, attr: str, longest: int, *, with_logits: int, beams: int) -> None:
+        if self._largest_batch is None:
+            return
+        free = free_memory(self.device)
+        fitting = items_at_once(
+            self.config.get_text_config(),
+            length=longest,
+            with_logits=with_logits,
+            beams=beams,
+            entry=self.model.dtype.itemsize,
+            free=free,
+            largest=self._largest_batch,
+        )
+        self.batch_size_per_gpu = self._responses.batch_size(attr, fitting=fitting)
+        log.info(
+            "benchmark %s, %s: %d items at a time (%d of up to %d tokens would fit into %.1f GiB of free memory)",
+            self._task, attr, self.batch_size_per_gpu, fitting, longest, free / 2**30,
+        )  # fmt: skip
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._responses.batch_begins()

@@ -18,8 +18,8 @@ from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl, write_text
 
 TEMPLATES = Path(__file__).parent / "tasks"
-RECORDS = [TEMPLATES.parent / name for name in ("results.py", "completions.py")]
-"""What scores and samples are made by, whatever the task."""
+RECORDS = [TEMPLATES.parent / name for name in ("harness.py", "language_model.py", "results.py", "completions.py")]
+"""What answers, scores and samples are made by, whatever the task."""
 Prompt = Callable[[str], str]
 
 
@@ -53,7 +53,7 @@ def prepare(
         items: Test items; None takes the harness's own from the hub.
         protocol: One that the task has from this source.
         prompt: Instruction to prompt, for our templates.
-        fewshot_items: Training items of the local folder, for few-shot prompts of `standard`.
+        fewshot_items: Training items of the local folder, for prompts with examples.
         num_fewshot: Examples in the prompt; None keeps the task's own number.
         folder: Where to write.
 
@@ -61,7 +61,7 @@ def prepare(
         The prepared task.
 
     Raises:
-        DataError: If few-shot examples are wanted and the local folder has none.
+        DataError: If examples are wanted and the local folder has too few: the harness would show test items.
     """
     own = protocol in task.templates and items is not None
     template = task.templates[protocol] if own else ""
@@ -71,18 +71,15 @@ def prepare(
     if items is not None:
         convert = (lambda item: _own_row(item, prompt)) if own else (lambda item: dict(item.fields))
         splits["test"] = [{"id": number, **convert(item)} for number, item in enumerate(items)]
-        if not own:
-            wanted = _shots(source) if num_fewshot is None else num_fewshot
-            if wanted and len(fewshot_items) < wanted:
-                raise DataError(
-                    f"benchmark {task.name} with {wanted} examples in the prompt needs a train.jsonl beside its test "
-                    "file: add it, or set benchmark.num_fewshot=0."
-                )
-            if wanted:
-                splits["train"] = [dict(item.fields) for item in fewshot_items]
-                content["training_split"] = "train"
-            else:
-                content |= {"training_split": None, "fewshot_split": None}
+        if wanted := _shots(source) if num_fewshot is None else num_fewshot:
+            splits["train"] = [convert(item) for item in _examples(task, fewshot_items, wanted, own=own)]
+            content |= {"training_split": "train", "fewshot_split": "train"}
+        else:
+            content |= {"training_split": None, "fewshot_split": None}
+        if own:  # an example shows all that is to be written, where it is to be written
+            apart = prompt("?")[-1].isspace()
+            content["fewshot_config"] = {"doc_to_target": "{{completion}}", "target_delimiter": "" if apart else " "}
+        else:
             splits["validation"] = splits["test"]  # what some tasks score; which, is left to the task
         files = {}
         for split, lines in splits.items():
@@ -103,6 +100,21 @@ def prepare(
     # `paper_number` looks for a number.
     looked_for = rules.rules_of(template.partition("_")[2])
     return PreparedTask(task.name, protocol, file, text_fingerprint("\n".join(parts)), looked_for)
+
+
+def _examples(task: Task, found: Sequence[TestItem], wanted: int, *, own: bool) -> list[TestItem]:
+    usable = [item for item in found if own or item.fields]
+    if len(usable) >= wanted:
+        return usable
+    if "generated" in task.sources:
+        raise DataError(
+            f"benchmark {task.name} generates its items and has no examples beside them: set benchmark.num_fewshot=0."
+        )
+    form = "" if own else ", in the data set's own form"
+    raise DataError(
+        f"benchmark {task.name} with {wanted} examples in the prompt needs a train.jsonl beside its test file that has "
+        f"as many{form}; {len(usable)} are there. Add them, or set benchmark.num_fewshot={len(usable)}."
+    )
 
 
 def _own_sources() -> list[Path]:

@@ -77,18 +77,20 @@ class ScoreFile:
         return any(score.stage == stage and score.task == task for score in self.scores())
 
     def add(self, stage: Stage, finished: TaskScores) -> None:
-        """Keep a finished task: samples first, so that scores never stand without them.
+        """Keep a finished task in the place of what was there of it: samples first, so that no score is without them.
 
         Args:
             stage: Base or tuned.
             finished: Its scores and samples.
         """
-        path = self._folder / "samples" / f"{finished.scores[0].task}.jsonl"
+        task = finished.scores[0].task
+        path = self._folder / "samples" / f"{task}.jsonl"
         before = (
             [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
         )
         write_jsonl(path, [*(row for row in before if row["stage"] != stage), *finished.samples])
-        write_json(self._path, (*self.scores(), *finished.scores))
+        others = [score for score in self.scores() if (score.stage, score.task) != (stage, task)]
+        write_json(self._path, (*others, *finished.scores))
 
 
 class BaseScoreCache:

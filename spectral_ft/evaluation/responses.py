@@ -2,7 +2,7 @@
 
 The harness's own response cache, with two differences: JSON stands in the place of pickle, since a run folder may come
 from somebody else, and answers are committed a batch at a time, so that what is left falls into the same batches as in
-an evaluation that was not killed.
+an evaluation that was not killed. So the size of batches is kept too, where it was found and not asked for.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ class Responses(CacheHook):
         self._file = file
         self._task = task
         self._rows: deque[bool] = deque()
+
+    def batch_size(self, attr: str, *, fitting: int) -> int:
+        """How many items to take at a time: as many as the task began with, where they still fit.
+
+        Args:
+            attr: What is asked for.
+            fitting: How many fit now.
+
+        Returns:
+            The size, which is kept.
+        """
+        key = f"batch size of {attr}"
+        size = min(int(self.dbdict.get(key, fitting)), fitting)
+        self.dbdict[key] = size
+        return size
 
     def batch_begins(self) -> None:
         """Keep what was answered before."""
@@ -118,7 +134,7 @@ class OnceAsked(CachingLM):
 
 def _is_whole(file: Path) -> bool:
     try:
-        with sqlite3.connect(file) as connection:
+        with closing(sqlite3.connect(file)) as connection:
             return bool(connection.execute("PRAGMA quick_check").fetchone()[0] == "ok")
     except sqlite3.DatabaseError:
         return False

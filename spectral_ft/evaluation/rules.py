@@ -4,7 +4,6 @@ A rule is named for how strict it is and for what it looks for: `paper_number`, 
 published ones (LLM-Adapters, arXiv:2304.01933), `strict_*` stand beside them; `extraction.py` defines both.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from spectral_ft.evaluation.extraction import (
     strict_number,
     strict_word,
 )
+from spectral_ft.spelling import nearest
 
 TOLERANCE = 1e-3
 """Numbers closer than this are equal (the source's)."""
@@ -132,9 +132,7 @@ def known_rules(names: Iterable[str]) -> dict[str, Rule]:
         raise ConfigError(f"no rule of extraction is named: there is {', '.join(RULES)}.")
     for name in asked:
         if name not in RULES:
-            near = difflib.get_close_matches(name, RULES, n=3, cutoff=0.5)
-            meant = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise ConfigError(f"{name} is no rule of extraction: there is {', '.join(RULES)}.{meant}")
+            raise ConfigError(f"{name} is no rule of extraction: there is {', '.join(RULES)}.{nearest(name, RULES)}")
     return {name: RULES[name] for name in asked}
 
 

@@ -67,7 +67,8 @@ class Task:
     harness_task: str | None = None
     """lm-eval's own task file, below its `tasks` folder."""
     classes: list[str] | None = None
-    """What texts are sorted into, where that is the task; a classifier's evaluator scores it, and nothing else."""
+    """What texts are sorted into, where that is the task; a classifier's evaluator scores it, and nothing else. Of two
+    F1 is that of the last one, in whatever order the model has them."""
     size: int | None = None
     """Items of the published test file, whatever its form."""
 

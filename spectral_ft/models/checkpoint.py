@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import CheckpointError
-from spectral_ft.fingerprint import path_fingerprint
+from spectral_ft.fingerprint import file_fingerprint, path_fingerprint, text_fingerprint
 from spectral_ft.models import torch_files
 from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.tensors import INDEX, Contents, StoredTensor, safetensors_contents
@@ -98,6 +98,14 @@ class Checkpoint:
         return path_fingerprint(self.folder, suffixes=tuple(files) or (".bin",)) + (
             "-dequantized" if self.dequantize else ""
         )
+
+    @property
+    def settings_fingerprint(self) -> str:
+        """Digest of what lies beside the weights and says how the model computes, and how it generates by default."""
+        files = sorted(
+            path for name in ("config.json", "generation_config.json", "*.py") for path in self.folder.glob(name)
+        )
+        return text_fingerprint("\n".join(f"{path.name} {file_fingerprint(path)}" for path in files))
 
     def check_whole(self) -> None:
         """Check that every tensor is there, without reading one.

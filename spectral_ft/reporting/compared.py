@@ -8,6 +8,7 @@ from rich.table import Table
 
 from spectral_ft.reporting.difference_cell import difference_text, p_text, value_text
 from spectral_ft.reporting.terminal import as_text
+from spectral_ft.statistics.hierarchical import BOOTSTRAP
 from spectral_ft.statistics.results import Difference, Estimate
 
 
@@ -84,6 +85,8 @@ class Comparison:
         notes = [f"skipped: {sentence}" for sentence in self.skipped]
         if any(row.difference.over == "items" for row in self.rows):
             notes.append("one seed a side, or seeds that agree: intervals are over items alone, not other trainings")
+        if any(row.difference.test == BOOTSTRAP for row in self.rows):
+            notes.append(f"{BOOTSTRAP}: of few seeds it finds too many differences (docs/statistics.md)")
         if any(row.difference.below_one_question for row in self.rows):
             notes.append("*: less than one question")
         return as_text(table) + "".join(f"{note}\n" for note in notes)

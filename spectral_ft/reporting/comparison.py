@@ -1,17 +1,19 @@
 """Runs beside other runs, item by item: two folders, or the seeds of one thing and of another."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 from tqdm import tqdm
 
-from spectral_ft.errors import DataError, RunError
+from spectral_ft.errors import ConfigError, DataError, RunError
 from spectral_ft.reporting.compared import Compared, Comparison
-from spectral_ft.reporting.samples import ItemValues, Key, item_table, item_values, read_scores, stage_scores
+from spectral_ft.reporting.samples import ItemValues, item_table, item_values, read_scores, stage_scores
+from spectral_ft.statistics.hierarchical import bootstrap_difference, bootstrap_mean
 from spectral_ft.statistics.holm import with_holm
+from spectral_ft.statistics.results import Difference, Estimate
 from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
 from spectral_ft.storage import read_json
 from spectral_ft.types import RunResult, Stage
@@ -19,9 +21,20 @@ from spectral_ft.types import RunResult, Stage
 FOLLOWS = ("gold_perplexity", "unfinished")
 """Metrics that say again what another one says (`gold_loss`), or belong to the run and not to an item's rightness."""
 
+OverSeeds = Literal["t", "bootstrap"]
+PROCEDURES: Mapping[str, tuple[Callable[..., Estimate], Callable[..., Difference]]] = {
+    "t": (mean_over_seeds, difference_over_seeds),
+    "bootstrap": (bootstrap_mean, bootstrap_difference),
+}
+"""How several seeds are averaged and compared; both do the same with one seed a side."""
+
 
 def compare_runs(
-    first: Sequence[Path], other: Sequence[Path], *, stages: tuple[Stage, Stage] = ("tuned", "tuned")
+    first: Sequence[Path],
+    other: Sequence[Path],
+    *,
+    stages: tuple[Stage, Stage] = ("tuned", "tuned"),
+    over_seeds: OverSeeds = "t",
 ) -> Comparison:
     """Compare runs on the items that they were scored on.
 
@@ -32,14 +45,18 @@ def compare_runs(
         first: Folders of runs that differ in their seed alone.
         other: Of the other side.
         stages: Which scores of either side: base or tuned.
+        over_seeds: By which procedure several seeds are compared.
 
     Returns:
         The comparison.
 
     Raises:
+        ConfigError: If there is no such procedure.
         DataError: If runs were not scored on the same items, samples are missing, or no score is common.
         RunError: If a folder holds no scores, or no record where seeds are needed, or a side has a seed twice.
     """
+    if over_seeds not in PROCEDURES:
+        raise ConfigError(f"over_seeds={over_seeds!r} is no procedure: there is {', '.join(PROCEDURES)}.")
     if not first or not other:
         raise RunError("a side without a run cannot be compared: give a folder.")
     sides, same_seeds = _in_order(first, other)
@@ -59,7 +76,9 @@ def compare_runs(
             skipped.append(reasons[0])
             continue
         table = item_table([folder for folder, _ in runs], [each for each in items if isinstance(each, ItemValues)])
-        rows.append(_compared(key, table[: len(sides[0])], table[len(sides[0]) :], same_seeds=same_seeds))
+        one, two = table[: len(sides[0])], table[len(sides[0]) :]
+        mean, difference = PROCEDURES[over_seeds]
+        rows.append(Compared(*key, mean(one), mean(two), difference(one, two, same_seeds=same_seeds)))
     if not rows:
         why = " ".join(skipped) or f"neither has scores of {' and '.join(dict.fromkeys(stages))}."
         raise DataError(f"{sides[0][0]} and {sides[1][0]} have nothing to compare: {why}")
@@ -70,11 +89,6 @@ def compare_runs(
         first=_called(sides[0], stages[0]),
         other=_called(sides[1], stages[1]),
     )
-
-
-def _compared(key: Key, first: np.ndarray, other: np.ndarray, *, same_seeds: bool) -> Compared:
-    difference = difference_over_seeds(first, other, same_seeds=same_seeds)
-    return Compared(*key, mean_over_seeds(first), mean_over_seeds(other), difference)
 
 
 def _in_order(*sides: Sequence[Path]) -> tuple[list[list[Path]], bool]:

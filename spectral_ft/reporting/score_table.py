@@ -9,6 +9,7 @@ from spectral_ft.errors import DataError
 from spectral_ft.reporting.difference_cell import difference_text, p_text
 from spectral_ft.reporting.samples import ItemValues, Key, item_table, item_values, samples_file
 from spectral_ft.reporting.terminal import as_text
+from spectral_ft.statistics.holm import with_holm
 from spectral_ft.statistics.intervals import wilson_interval
 from spectral_ft.statistics.paired import paired_difference
 from spectral_ft.statistics.results import Difference
@@ -65,7 +66,7 @@ def uncounted(name: str, results: Sequence[RunResult]) -> str | None:
 
 
 def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -> str:
-    """Every score that is given, base beside fine-tuned, and the difference on the same items.
+    """Every score that is given, base beside fine-tuned, and the difference on the same items, p by Holm over them all.
 
     Args:
         scores: Those of one folder.
@@ -81,14 +82,14 @@ def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -
     changes, notes = _changes(rows, folder)
     table = Table(title=title, title_justify="left")
     stages = [stage for stage in HEADINGS if any(stage in row for row in rows.values())]
-    compared = ["fine-tuned less base", "p"] if changes else []
+    compared = ["fine-tuned less base", "p, Holm"] if changes else []
     for heading in ("task", "metric", *(HEADINGS[stage] for stage in stages), *compared, "items"):
         table.add_column(heading, justify="left" if heading in {"task", "metric"} else "right")
     for (task, metric, extractor), row in rows.items():
         cells = [_cell(row.get(stage)) for stage in stages]
         if changes:
             change = changes.get((task, metric, extractor))
-            cells += [difference_text(change), p_text(change.p)] if change else ["-", "-"]
+            cells += [difference_text(change), _p(change)] if change else ["-", "-"]
         table.add_row(task, f"{metric} ({extractor})", *cells, str(next(iter(row.values())).n))
     return as_text(table) + "".join(f"{note}\n" for note in notes)
 
@@ -108,7 +109,11 @@ def _changes(rows: Mapping[Key, Stages], folder: Path) -> tuple[dict[Key, Differ
             notes[str(error)] = None  # the scores stand, whatever is wrong with their items
     if any(change.below_one_question for change in changes.values()):
         notes["*: less than one question"] = None
-    return changes, list(notes)
+    return dict(zip(changes, with_holm(list(changes.values())), strict=True)), list(notes)
+
+
+def _p(change: Difference) -> str:
+    return "-" if change.p_holm is None else p_text(change.p_holm)
 
 
 def _cell(score: BenchmarkScore | None) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from spectral_ft.adapters.origin import check_origin
 from spectral_ft.errors import CheckpointError, ConfigError
+from spectral_ft.identity import adapter_folder
 from spectral_ft.models.checkpoint import Checkpoint
 
 
@@ -30,7 +31,7 @@ def adapter_folders(named: str | Sequence[str] | None, model: str, checkpoint: C
     found: dict[str, Path | None] = {}
     for one in [named] if isinstance(named, str) else list(named):
         said = Path(one).expanduser()
-        folder = said / "adapter" if (said / "adapter").is_dir() else said
+        folder = adapter_folder(said)
         if not folder.is_dir():
             raise CheckpointError(f"adapter={one} is no folder: give that of an adapter, or of a finished run.")
         form_of(folder)

@@ -10,6 +10,7 @@ from spectral_ft.experiment import Experiment
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.stages.base import load_base
 from spectral_ft.stages.benchmarks import SourcedTask
+from spectral_ft.stages.examples import tokenizer_fingerprint
 from spectral_ft.types import BenchmarkScore, Stage
 
 if TYPE_CHECKING:
@@ -91,9 +92,15 @@ class Scorer:
         if task.task.classes is not None:
             from spectral_ft.evaluation.classifier import score_classifier
 
-            labels = source.labels or []
             return score_classifier(
-                model, self._tokenizer, prepared, benchmark, labels=labels, stage=stage, context=context
+                model,
+                self._tokenizer,
+                prepared,
+                benchmark,
+                labels=source.labels or [],
+                positive=task.task.classes[-1],
+                stage=stage,
+                context=context,
             )
         from spectral_ft.evaluation.harness import score_task
 
@@ -104,12 +111,13 @@ class Scorer:
         from spectral_ft.evaluation.records import BaseScoreCache
         from spectral_ft.models.loading import compute_device, resolve_dtype
 
-        source = self._experiment.model
+        source, checkpoint = self._experiment.model, self._checkpoint
         # A classifier's head may be drawn with the run's seed.
         head = "" if source.labels is None else f" {source.labels} {self._experiment.seed}"
+        beside = f" {checkpoint.settings_fingerprint} {tokenizer_fingerprint(checkpoint)}"
         return BaseScoreCache(
             self._experiment.benchmark.cache_folder,
-            model=self._checkpoint.fingerprint + head,
+            model=checkpoint.fingerprint + beside + head,
             precision=f"{self._experiment.quantization.label} {resolve_dtype(source.dtype, compute_device())}",
         )
 

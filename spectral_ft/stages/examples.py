@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_ft.experiment import Experiment
-from spectral_ft.fingerprint import cache_home, file_fingerprint, text_fingerprint
+from spectral_ft.fingerprint import cache_home, path_fingerprint, text_fingerprint
 from spectral_ft.machine import package_versions
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.stages.overlap import training_overlap
@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 Collate = Callable[[list[Any]], "dict[str, torch.Tensor]"]
 
 
-TOKENIZER_FILES = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "spm")
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "spm", "chat_template",
+    "additional_chat_templates",
+)  # fmt: skip
 """How their names begin."""
 
 
@@ -62,7 +65,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
             examples,
             tokenizer,
             cache=cache_home() / "tokens",
-            tokenizer_fingerprint=_tokenizer_fingerprint(checkpoint),
+            tokenizer_fingerprint=tokenizer_fingerprint(checkpoint),
             kind=source.kind,
             labels=source.labels,
             max_length=dataset.max_length,
@@ -97,10 +100,18 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
     )
 
 
-def _tokenizer_fingerprint(checkpoint: Checkpoint) -> str:
+def tokenizer_fingerprint(checkpoint: Checkpoint) -> str:
+    """Digest of what makes text into tokens, and a chat into text.
+
+    Args:
+        checkpoint: With the tokenizer's files.
+
+    Returns:
+        32 hexadecimal digits, of the files and of the packages that read them.
+    """
     files = sorted(path for path in checkpoint.folder.iterdir() if path.name.startswith(TOKENIZER_FILES))
     versions = package_versions()
-    parts = [f"{path.name} {file_fingerprint(path)}" for path in files]
+    parts = [f"{path.name} {path_fingerprint(path)}" for path in files]  # several chat templates are a folder
     return text_fingerprint(
         "\n".join([*parts, *(f"{name} {versions.get(name)}" for name in ("transformers", "tokenizers"))])
     )

@@ -30,6 +30,7 @@ def training_overlap(experiment: Experiment, folder: Path) -> Overlap:
 
     Raises:
         DataError: If nothing is left to train on.
+        HubError: If a task's items come from the hub, and it cannot be reached or refuses.
     """
     path = folder / FILE
     if path.exists():
@@ -39,7 +40,7 @@ def training_overlap(experiment: Experiment, folder: Path) -> Overlap:
     began, dataset = time.perf_counter(), experiment.dataset
     instructions = dataset.instructions()
     tests = {
-        sourced.task.name: None if sourced.items is None else [item.instruction for item in sourced.items]
+        sourced.task.name: sourced.asked(experiment.benchmark.num_fewshot, folder / "tasks")
         for sourced in source_tasks(experiment)
     }
     matches = find_overlap(instructions, {name: items for name, items in tests.items() if items is not None})
@@ -72,7 +73,8 @@ def _tell(found: Overlap, *, seconds: float) -> None:
     for task in found.tasks:
         if task.items is None:
             log.warning(
-                "%s: its test items come from the hub, inside of the harness, and were not compared with training rows",
+                "%s: lm-eval's own task asks in another form than one text: its test items were not compared with "
+                "training rows",
                 task.task,
             )
     compared = sum(task.items or 0 for task in found.tasks)

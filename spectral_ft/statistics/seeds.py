@@ -24,6 +24,8 @@ from spectral_ft.statistics.paired import paired_difference, same_items
 from spectral_ft.statistics.results import Difference, Estimate
 
 CROSSED = "t over seeds and items"
+ROUNDING = 1e-12
+"""Of the largest value: what differs by less is equal."""
 
 
 def mean_over_seeds(
@@ -136,7 +138,7 @@ def difference_over_seeds(
     _two_items(items)
     shares = are_shares(one, two)
     error = (crossed_error(one - two) if same_seeds else crossed_error(one, -two)) if seeds > 1 else None
-    if error is None or not error.variance:
+    if error is None or error.variance <= (ROUNDING * max(np.abs(one).max(), np.abs(two).max())) ** 2:
         alone = paired_difference(one.mean(0), two.mean(0), confidence=confidence, draws=draws, seed=seed)
         return replace(alone, shares=shares, seeds=seeds)
     difference, deviation = float(one.mean() - two.mean()), float(np.sqrt(error.variance))

@@ -27,7 +27,7 @@ class TaskOverlap:
 
     task: str
     items: int | None
-    """Test items that were compared; None where the harness fetches its own, which were not."""
+    """Test items that were compared; None where they are asked in no form that could be."""
     matches: tuple[Match, ...]
     counts: dict[str, int] = Field(default_factory=dict)
     """`exact_items`, `near_items`: test items found, near ones beyond the exact; `exact_rows`, `near_rows`: training

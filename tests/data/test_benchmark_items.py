@@ -71,12 +71,6 @@ def test_without_a_training_file_there_are_no_examples(tmp_path):
     assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
 
 
-def test_examples_without_the_harness_s_fields_are_left_out(tmp_path):
-    write(tmp_path / "test.jsonl", "#### 1")
-    (tmp_path / "train.json").write_text('[{"instruction": "q", "output": "1", "answer": "1"}]')
-    assert not benchmark_items.local_fewshot_items(tmp_path, ["gsm8k"], rows.gsm8k)
-
-
 @pytest.mark.parametrize(
     ("output", "answer", "completion"),
     [

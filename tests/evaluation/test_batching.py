@@ -39,7 +39,7 @@ def test_what_an_item_takes_by_hand() -> None:
 
 
 @law
-@given(sizes, sizes, st.integers(1, 8), st.integers(0, 2**36), st.integers(1, 64))
+@given(sizes, sizes, st.integers(1, 8), st.integers(-(2**36), 2**36), st.integers(1, 64))
 def test_a_power_of_two_that_grows_with_memory_alone(
     length: int, logits: int, beams: int, free: int, largest: int
 ) -> None:
@@ -49,7 +49,8 @@ def test_a_power_of_two_that_grows_with_memory_alone(
 
     found = size()
     assert found & (found - 1) == 0 and 1 <= found <= largest
-    assert size(free=2 * free) >= found >= size(length=2 * length)
+    assert free > 0 or found == 1
+    assert size(free=free + abs(free)) >= found >= size(length=2 * length)
     assert found >= size(beams=beams + 1) and found >= size(with_logits=logits + 1)
 
 
@@ -59,17 +60,35 @@ def test_a_model_that_says_less_of_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("maximum", "used", "expected"), [("max", "5", 1000), ("600", "200", 400), ("9000", "1", 1000), (None, None, 1000)]
+    ("maximum", "used", "files", "expected"),
+    [
+        ("max", "5", "3", 1000),
+        ("600", "200", "0", 400),
+        ("600", "500", "450", 550),  # most of it are files that the system would drop
+        ("600", "600", "0", 0),
+        ("600", "640", "0", 0),  # as a limit that was lowered leaves it
+        ("9000", "1", "0", 1000),
+        (None, "", "", 1000),
+    ],
 )
 def test_the_limit_of_the_control_group_counts(
-    maximum: str | None, used: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maximum: str | None, used: str, files: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "GROUP", tmp_path)
     monkeypatch.setattr(batching.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     if maximum is not None:
         (tmp_path / "memory.max").write_text(f"{maximum}\n")
         (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 7\nfile 9\ninactive_file {files}\nactive_file 8\n")
     assert free_memory(torch.device("cpu")) == expected
+
+
+def test_the_size_that_was_found_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    score_task(*small_llama(), choices(tmp_path, ITEMS), benchmark(batch_size=None), stage="base", context=64)
+    score_task(*small_llama(), choices(tmp_path, ITEMS), benchmark(batch_size=4), stage="base", context=64)
+    (line,) = [record.getMessage() for record in caplog.records if "items at a time" in record.getMessage()]
+    assert line.startswith("benchmark choices, loglikelihood: 32 items at a time (32 of up to ")
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, *, fits: int) -> list[int]:

@@ -13,13 +13,14 @@ from spectral_ft.evaluation.harness import score_task
 from spectral_ft.types import BenchmarkScore
 from tests.evaluation.small_tasks import choices, small_llama, sums
 from tests.evaluation.test_benchmark import benchmark
+from tests.evaluation.test_prepare import RAW, local
 
 ITEMS = [Item(f"{n} + {n * n} =", f"so it is #### {n + n * n}", str(n + n * n)) for n in range(1, 6)]
 OPTIONS = benchmark(batch_size=2, gold_loss=True)
 
 
-def expected(prompt: str, completion: str) -> float:
-    model, tokenizer = small_llama()
+def expected(prompt: str, completion: str, context: int = 64) -> float:
+    model, tokenizer = small_llama(context)
     before = tokenizer(prompt)["input_ids"]
     ids = torch.tensor([tokenizer(prompt + completion)["input_ids"]])
     with torch.no_grad():
@@ -62,6 +63,32 @@ def test_of_choices_it_is_the_right_one_and_costs_nothing(tmp_path: Path, monkey
     assert [row["metrics"]["gold_loss"] for row in rows] == pytest.approx(losses, rel=1e-4)
 
 
+RIGHT = {
+    "arc_easy": [1, 0], "arc_challenge": [0, 1], "openbookqa": [3, 1], "boolq": [1, 0], "piqa": [1, 0],
+    "siqa": [1, 2], "hellaswag": [1, 3], "winogrande": [1, 0],
+}  # fmt: skip
+"""By eye: the place of the right choice of each row of `RAW`."""
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_of_every_standard_task_it_is_the_right_choice(name: str, tmp_path: Path) -> None:
+    model, tokenizer = small_llama(4096)
+    task = local(name, tmp_path / "data", None, test=RAW[name][2])
+    found = score_task(model, tokenizer, task, OPTIONS, stage="base", context=4096)
+    chosen = {row["id"]: row["log_likelihoods"] for row in found.samples if row["log_likelihoods"] is not None}
+    golds = [row for row in found.samples if row["extractor"] == "completion"]
+    assert [row["id"] for row in golds] == list(chosen) == [0, 1]
+    for row, place in zip(golds, RIGHT[name], strict=True):
+        tokens = len(tokenizer(row["gold"], add_special_tokens=False)["input_ids"])
+        assert row["metrics"]["gold_loss"] * tokens == pytest.approx(-chosen[row["id"]][place], rel=1e-4)
+    if name == "winogrande":  # the choices are prompts
+        losses = [
+            expected("The cup fits the box as the box", " is big.", context=4096),
+            expected("The cup fits no box as the cup", " is big.", context=4096),
+        ]
+        assert [row["metrics"]["gold_loss"] for row in golds] == pytest.approx(losses, rel=1e-4)
+
+
 def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     items = [*ITEMS[:2], ITEMS[2]._replace(completion="1 " * 80)]
@@ -69,6 +96,14 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, caplog: pytest.L
     (score,) = [score for score in found.scores if score.metric == "gold_loss"]
     assert score.n == 2 and found.scores[0].n == 3
     assert "1 of 3 gold completions do not fit the model" in caplog.text
+
+
+def test_where_none_fits_there_is_no_loss_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    items = [item._replace(completion="1 " * 80) for item in ITEMS]
+    found = score_task(*small_llama(), sums(tmp_path, items), OPTIONS, stage="base", context=64)
+    assert {score.metric for score in found.scores} == {"exact_match", "unfinished"}
+    assert "5 of 5 gold completions do not fit the model, so that it has no gold_loss" in caplog.text
 
 
 def test_a_perplexity_larger_than_any_number_is_left_out() -> None:

@@ -1,5 +1,6 @@
 """Prepared tasks through lm-eval; oracle: a bare `simple_evaluate` on the same task file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from spectral_ft.evaluation.prepare import PreparedTask, prepare
 from spectral_ft.evaluation.records import TaskScores
 from spectral_ft.evaluation.results import prompt_hash
 from spectral_ft.evaluation.task import Task, TaskProtocol
-from tests.evaluation.small_tasks import small_llama
+from tests.evaluation.small_tasks import choices, small_llama
 from tests.evaluation.test_benchmark import benchmark
 from tests.models.small_checkpoints import save_t5
 
@@ -145,17 +146,15 @@ def test_a_seq2seq_model_writes_what_it_writes_alone(
         assert len(row["response"].split()) == 32  # the random model never ends: the task's limit did
 
 
-def test_a_seq2seq_model_scores_choices_by_what_its_decoder_says(
-    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
-) -> None:
-    model, tokenizer = t5
-    file = tmp_path / "choice.yaml"
-    (tmp_path / "test.jsonl").write_text('{"q": "a film", "gold": 1}')
+def good_or_bad(folder: Path, text: str) -> PreparedTask:
+    """A text with two words to choose from; the second one is right."""
+    file = folder / "choice.yaml"
+    (folder / "test.jsonl").write_text(json.dumps({"q": text, "gold": 1}))
     file.write_text(
         f"""
 task: choice
 dataset_path: json
-dataset_kwargs: {{data_files: {{test: {tmp_path / "test.jsonl"}}}, cache_dir: {tmp_path / "arrow"}}}
+dataset_kwargs: {{data_files: {{test: {folder / "test.jsonl"}}}, cache_dir: {folder / "arrow"}}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{q}}}}"
@@ -164,12 +163,49 @@ doc_to_target: gold
 metric_list: [{{metric: acc}}]
 """
     )
-    task = PreparedTask("choice", "standard", file, "f")
+    return PreparedTask("choice", "standard", file, "f")
+
+
+def test_a_seq2seq_model_scores_choices_by_what_its_decoder_says(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    model, tokenizer = t5
+    task = good_or_bad(tmp_path, "a film")
     found = score_task(model, tokenizer, task, benchmark(batch_size=2), kind="seq2seq", stage="base", context=64)
     ids = tokenizer("a film", return_tensors="pt")["input_ids"]
     logits = model(input_ids=ids, decoder_input_ids=torch.tensor([[0]])).logits[0, 0].log_softmax(0)
     expected = [float(logits[token].detach()) for token in (3, 4)]  # good, bad
     assert found.samples[0]["log_likelihoods"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_prompt_that_the_harness_would_cut_has_no_likelihood(tmp_path: Path) -> None:
+    items = [Item("1 + 1 =", "", "2"), Item("1 + " * 9 + "1 =", "", "10"), Item("2 + 2 =", "", "4")]
+    model, tokenizer = small_llama()
+    prompt, whole = (len(tokenizer(f"{items[1].instruction}{more}")["input_ids"]) for more in ("", " 10"))
+    scored = [
+        score_task(model, tokenizer, choices(tmp_path / str(room), items), benchmark(), stage="base", context=room)
+        for room in (64, whole - 1)  # the last token is not read
+    ]
+    assert scored[0] == scored[1]
+    message = (
+        rf"benchmark choices, item 1: the prompt has {prompt} tokens and the answer has {whole - prompt}, together "
+        rf"more than the model's context of {whole - 2}\."
+    )
+    with pytest.raises(DataError, match=message):
+        score_task(model, tokenizer, choices(tmp_path / "x", items), benchmark(), stage="base", context=whole - 2)
+
+
+def test_a_seq2seq_choice_and_its_prompt_have_a_context_each(
+    t5: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    def scored(text: str, *, context: int) -> TaskScores:
+        return score_task(
+            *t5, good_or_bad(tmp_path, text), benchmark(gold_loss=True), kind="seq2seq", stage="base", context=context
+        )
+
+    assert [score.metric for score in scored("a film " * 5, context=11).scores][-1] == "gold_perplexity"
+    with pytest.raises(DataError, match=r"choice, item 0: the prompt has 11 tokens .*, one of them more than .* of 10"):
+        scored("a film " * 5, context=10)
 
 
 @pytest.mark.parametrize(

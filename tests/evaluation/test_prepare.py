@@ -17,6 +17,7 @@ from lm_eval.evaluator import simple_evaluate
 
 from spectral_ft.data.prompts import alpaca_evaluation
 from spectral_ft.data.rows import Item
+from spectral_ft.errors import DataError
 from spectral_ft.evaluation import extraction
 from spectral_ft.evaluation.prepare import PreparedTask, prepare
 from spectral_ft.evaluation.task import Task, TaskProtocol
@@ -186,16 +187,44 @@ def test_examples_come_from_the_training_file_never_from_the_test(tmp_path: Path
             assert "Learnt" in example and "Learnt" not in item
 
 
-def paper(kind: str, items: list[Item], folder: Path) -> PreparedTask:
+def paper(kind: str, items: list[Item], folder: Path, **options: Any) -> PreparedTask:
     return prepare(
         Task("told", {"paper": f"paper_{kind}"}),
         items,
         protocol="paper",
         prompt=alpaca_evaluation,
-        fewshot_items=[],
-        num_fewshot=None,
         folder=folder,
+        **{"fewshot_items": [], "num_fewshot": None} | options,
     )
+
+
+@pytest.mark.parametrize("kind", ["number", "letter", "true_false", "solution", "answer", "ending", "option"])
+def test_examples_of_our_templates_come_from_the_training_file_too(kind: str, tmp_path: Path) -> None:
+    items = [Item(f"What is {number}?", f"It is {number}.", str(number)) for number in range(4)]
+    train = [Item(f"Learnt: {number}?", f"It was {number}.", str(number)) for number in range(3)]
+    task = paper(kind, items, tmp_path, fewshot_items=train, num_fewshot=2)
+    model = Says("", "", "", "")
+    evaluated(model, task.file, "told")
+    shown = {f"{alpaca_evaluation(item.instruction)}{item.completion}\n\n" for item in train}
+    for item, (prompt, _) in zip(items, model.asked, strict=True):
+        examples = prompt.removesuffix(alpaca_evaluation(item.instruction))
+        assert examples != prompt
+        assert examples in {one + other for one in shown for other in shown - {one}}
+
+
+def test_examples_that_are_not_there_are_refused_and_no_test_item_is_shown(tmp_path: Path) -> None:
+    items = [Item(f"What is {number}?", "", str(number)) for number in range(4)]
+    with pytest.raises(DataError, match=r"told with 2 examples .* has as many; 1 are there\. .*num_fewshot=1\.$"):
+        paper("number", items, tmp_path, fewshot_items=items[:1], num_fewshot=2)
+    (generated,) = source_tasks(built("benchmark.num_fewshot=2"))
+    with pytest.raises(DataError, match=r"wordmath generates its items .*: set benchmark\.num_fewshot=0\.$"):
+        generated.prepare(2, tmp_path)
+
+
+def test_examples_in_another_form_than_the_standard_task_shows_are_refused(tmp_path: Path) -> None:
+    copies = [{"instruction": "Learnt?", "input": "", "output": "1", "answer": "1"}]
+    with pytest.raises(DataError, match=r"arc_easy with 1 examples .*, in the data set's own form; 0 are there"):
+        local("arc_easy", tmp_path / "data", 1, test=SCIENCE, train=copies)
 
 
 @pytest.mark.parametrize(

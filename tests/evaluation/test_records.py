@@ -51,6 +51,15 @@ def test_samples_of_a_stage_that_was_cut_off_are_replaced(tmp_path):
     assert [(row["stage"], row["text"]) for row in samples(tmp_path, "a")] == [("base", "text"), ("tuned", "kept")]
 
 
+def test_what_is_added_again_takes_the_place_of_what_was_there(tmp_path):
+    for stage, task in (("base", "a"), ("base", "b"), ("tuned", "a")):
+        ScoreFile(tmp_path).add(stage, finished(task, stage))
+    ScoreFile(tmp_path).add("base", finished("a", "base", value=0.75, text="again"))
+    found = [(one.stage, one.task, one.value) for one in ScoreFile(tmp_path).scores()]
+    assert sorted(found) == [("base", "a", 0.75), ("base", "b", 0.5), ("tuned", "a", 0.5)]
+    assert [(row["stage"], row["text"]) for row in samples(tmp_path, "a")] == [("tuned", "text"), ("base", "again")]
+
+
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_a_response_may_hold_any_line_break(tmp_path, separator):
     ScoreFile(tmp_path).add("base", finished("a", "base", text=f"one{separator}two"))

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from spectral_ft.data.rows import Item
+from spectral_ft.evaluation import language_model, responses
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.evaluation.language_model import CheckedModel
 from spectral_ft.evaluation.prepare import PreparedTask
@@ -26,8 +28,11 @@ class Killed(BaseException):
     """As a signal does it."""
 
 
-def asked(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, task: PreparedTask) -> TaskScores:
-    return score_task(model, tokenizer, task, benchmark(batch_size=2, gold_loss=True), stage="base", context=64)
+def asked(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, task: PreparedTask, batch_size: int | None = 2
+) -> TaskScores:
+    options = benchmark(batch_size=batch_size, gold_loss=True)
+    return score_task(model, tokenizer, task, options, stage="base", context=64)
 
 
 def killing(calls: list[torch.Size], *, after: int) -> Any:
@@ -70,6 +75,29 @@ def test_a_killed_task_goes_on_with_the_batches_that_are_left(
     assert not list(task.file.parent.glob("*.sqlite"))
 
 
+@pytest.mark.parametrize(("fitting", "size"), [(8, 2), (1, 1)])
+@pytest.mark.parametrize("kind", CASES)
+def test_a_batch_that_was_found_stays_where_it_fits(
+    kind: str, fitting: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "_model_generate" if kind == "written" else "_model_call"
+    original = getattr(CheckedModel, name)
+
+    def batches(folder: Path, *, after: int, fitting: int) -> list[torch.Size]:
+        found: list[torch.Size] = []
+        monkeypatch.setattr(language_model, "items_at_once", lambda *_, **__: fitting)
+        monkeypatch.setattr(CheckedModel, name, killing(found, after=after)(original))
+        with nullcontext() if after < 0 else pytest.raises(Killed):
+            asked(*small_llama(), CASES[kind](folder), batch_size=None)
+        return found
+
+    whole = batches(tmp_path / "whole", after=-1, fitting=2)
+    first = batches(tmp_path / "cut", after=1, fitting=2)
+    rest = batches(tmp_path / "cut", after=-1, fitting=fitting)
+    assert {shape[0] for shape in whole[:-1]} == {2} and {shape[0] for shape in rest[:-1]} == {size}
+    assert size == 1 or first + rest == whole
+
+
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, tokenizer = small_llama()
     expected = asked(model, tokenizer, sums(tmp_path / "one", ITEMS))
@@ -81,13 +109,13 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
-    responses = Responses(file, task="sums")
-    responses.batch_ended([False, True])
+    answers = Responses(file, task="sums")
+    answers.batch_ended([False, True])
     for prompt in ("a", "b"):
-        responses.add_partial("generate_until", (prompt, {}), prompt * 2)
-    responses.add_partial("loglikelihood", ("a", "b"), (-0.25, True))
-    responses.close(finished=False)
-    with sqlite3.connect(file) as connection:
+        answers.add_partial("generate_until", (prompt, {}), prompt * 2)
+    answers.add_partial("loglikelihood", ("a", "b"), (-0.25, True))
+    answers.close(finished=False)
+    with closing(sqlite3.connect(file)) as connection:
         values = [json.loads(value) for (value,) in connection.execute("SELECT value FROM unnamed")]
     assert sorted(map(repr, values)) == ["'aa'", "'bb'", "False", "True", "[-0.25, True]"]
     again = Responses(file, task="sums")
@@ -96,13 +124,25 @@ def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_no_connection_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "answers.sqlite"
+    Responses(file, task="sums").close(finished=False)
+    opened = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given: opened.append(connect(*given)) or opened[-1])
+    assert responses._is_whole(file)
+    (checked,) = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        checked.execute("SELECT 1")
+
+
 def test_what_is_not_committed_is_asked_again(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
-    responses = Responses(file, task="sums")
-    responses.add_partial("loglikelihood", ("a", "b"), (-1.0, True))
-    responses.batch_begins()
-    responses.add_partial("loglikelihood", ("c", "d"), (-2.0, True))
-    responses.dbdict.close(do_log=False, force=True)  # as a killed process leaves it
+    answers = Responses(file, task="sums")
+    answers.add_partial("loglikelihood", ("a", "b"), (-1.0, True))
+    answers.batch_begins()
+    answers.add_partial("loglikelihood", ("c", "d"), (-2.0, True))
+    answers.dbdict.close(do_log=False, force=True)  # as a killed process leaves it
     assert len(Responses(file, task="sums").dbdict) == 1
 
 

@@ -115,6 +115,18 @@ def test_the_change_on_the_same_items_is_shown_with_interval_and_p(tmp_path):
     assert "less than one question" not in text
 
 
+def test_p_is_corrected_by_holm_over_the_table(tmp_path):
+    # one side right where the other is not: 8 of 8 (p 2 / 2^8), 6 of 6 (2 / 2^6) and 1 of 1 (1)
+    answers = {
+        task: {"base": np.zeros(20), "tuned": np.repeat([1.0, 0.0], [right, 20 - right])}
+        for task, right in (("aqua", 8), ("gsm8k", 6), ("svamp", 1))
+    }
+    text = closed(write_run(tmp_path, answers))
+    assert "p, Holm" in text
+    for task, p in (("aqua", 3 * 2 / 2**8), ("gsm8k", 2 * 2 / 2**6), ("svamp", 1.0)):
+        assert f" {p:.3f} " in line_with(task, text)
+
+
 def test_a_change_below_one_question_is_marked(tmp_path):
     base, tuned = np.array([0.0, 1, 1, 0]), np.array([1.0, 0, 1, 0])
     text = closed(write_run(tmp_path, {"aqua": {"base": base, "tuned": tuned}}))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spectral_ft.api import compare
-from spectral_ft.errors import DataError, RunError
+from spectral_ft.errors import ConfigError, DataError, RunError
+from spectral_ft.statistics.hierarchical import hierarchical_bootstrap
 from spectral_ft.statistics.paired import paired_difference
 from spectral_ft.statistics.seeds import difference_over_seeds, mean_over_seeds
 from tests.conftest import edit_json
@@ -48,6 +49,23 @@ def test_the_same_seeds_are_paired_whatever_their_order(tmp_path):
     apart = difference_over_seeds(np.array([ONE, TWO]), np.array([THREE, FOUR]), same_seeds=False)
     (row,) = compare(ours, theirs).rows
     assert row.difference.p == pytest.approx(apart.p) and apart.p != expected.p
+
+
+def test_several_seeds_are_compared_by_the_bootstrap_where_asked(tmp_path):
+    ours = [write_run(tmp_path / f"a{seed}", tuned(values), seed=seed) for seed, values in ((1, ONE), (2, TWO))]
+    theirs = [write_run(tmp_path / f"b{seed}", tuned(values), seed=seed) for seed, values in ((1, THREE), (2, FOUR))]
+    comparison = compare(ours, theirs, over_seeds="bootstrap")
+    (row,) = comparison.rows
+    drawn = hierarchical_bootstrap(np.array([ONE, TWO]), np.array([THREE, FOUR]), same_seeds=True)
+    assert (row.difference.low, row.difference.high) == tuple(np.quantile(drawn, [0.025, 0.975]))
+    alone = hierarchical_bootstrap(np.array([ONE, TWO]))
+    assert (row.first.low, row.first.high) == tuple(np.quantile(alone, [0.025, 0.975]))
+    assert "bootstrap over seeds and items: of few seeds it finds too many differences" in str(comparison)
+    (default,) = compare(ours, theirs).rows
+    assert default.difference.test == "t over seeds and items" and "bootstrap" not in str(compare(ours, theirs))
+    assert default.difference.difference == row.difference.difference
+    with pytest.raises(ConfigError, match="over_seeds='boot' is no procedure: there is t, bootstrap"):
+        compare(ours, theirs, over_seeds="boot")
 
 
 def test_losses_are_compared_by_permutation(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -79,6 +80,17 @@ def test_a_classifier_is_scored_by_its_labels(bert, data, tmp_path):
     assert [row["gold"] for row in samples] == ["positive", "negative", "positive", "negative"]
 
 
+def test_f1_is_of_the_tasks_last_class_in_any_order_of_the_labels(bert, data, tmp_path):
+    for labels in (["negative", "positive"], ["positive", "negative"]):
+        options = (f"dataset.data_dir={data}", "benchmark.stages=[base]", f"model.labels=[{','.join(labels)}]")
+        folder = tmp_path / labels[0]
+        (f1,) = [one for one in scored(classifier(bert, *options), folder) if one.metric == "f1"]
+        rows = [json.loads(line) for line in (folder / "samples" / "sst2.jsonl").read_text().splitlines()]
+        said, right = ([row[of] == "positive" for row in rows] for of in ("response", "gold"))
+        both = sum(one and other for one, other in zip(said, right, strict=True))
+        assert f1.value == pytest.approx(2 * both / (sum(said) + sum(right)))
+
+
 def test_a_trained_head_is_scored_as_tuned(bert, data, tmp_path):
     experiment = classifier(bert, f"dataset.data_dir={data}", "seed=5")
     base = load_model(
@@ -107,6 +119,51 @@ def test_base_scores_are_shared_by_runs_of_one_head(bert, data, tmp_path, monkey
     assert first[2].value != other[2].value
     monkeypatch.setattr(evaluation, "load_base", None)
     assert base(0, "three") == first
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", None),
+        ("generation_config.json", '{"repetition_penalty": 1.5}'),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("tokenizer_config.json", None),
+        ("tokenizer.json", None),
+    ],
+)
+def test_base_scores_are_of_the_tokenizer_and_the_settings_too(file, text, bert, data, tmp_path, monkeypatch):
+    def base(run):
+        options = [f"dataset.data_dir={data}", "benchmark.stages=[base]", f"benchmark.cache={tmp_path / 'cache'}"]
+        return scored(classifier(bert, *options), tmp_path / run)
+
+    first = base("one")
+    loaded = []
+    original = evaluation.load_base
+    monkeypatch.setattr(evaluation, "load_base", lambda *given: loaded.append(1) or original(*given))
+    (bert / "README.md").write_text("what changes no score")
+    assert (base("two"), loaded) == (first, [])
+    (bert / file).write_text(text or f"{(bert / file).read_text()} ")
+    base("three")
+    assert loaded == [1]
+
+
+def test_base_scores_are_of_the_evaluators_code_too(bert, data, tmp_path, monkeypatch):
+    from spectral_ft.evaluation import classifier as evaluator
+
+    def prepared(folder):
+        (task,) = source_tasks(classifier(bert, f"dataset.data_dir={data}"))
+        return task.prepare(None, folder).fingerprint
+
+    before = prepared(tmp_path / "tasks")
+    assert {"classifier.py", "classification.py", "logits.py"} == set(evaluator.CODE)
+    for name in evaluator.CODE:
+        code = tmp_path / name.removesuffix(".py")
+        code.mkdir()
+        for each in evaluator.CODE:
+            text = Path(evaluation.__file__).parents[1].joinpath("evaluation", each).read_text()
+            (code / each).write_text(text + "\n" * (each == name))
+        monkeypatch.setattr(evaluator, "__file__", str(code / "classifier.py"))
+        assert prepared(tmp_path / "tasks") != before
 
 
 def test_a_seq2seq_model_is_scored_through_the_harness(tmp_path):

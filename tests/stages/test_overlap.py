@@ -7,7 +7,7 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from spectral_ft.errors import ConfigError, DataError, RunError
+from spectral_ft.errors import ConfigError, DataError, HubError, RunError
 from spectral_ft.stages.examples import tokenised
 from spectral_ft.stages.overlap import training_overlap
 from spectral_ft.stages.reading import what_plans_read
@@ -138,14 +138,60 @@ def test_the_generated_family_is_clean_by_default(tmp_path, caplog):
     assert "none of 4120 training rows is one of 300 test items" in caplog.text
 
 
-def test_items_that_the_harness_fetches_are_said_not_to_be_compared(data, tmp_path, caplog):
+def fetched(folder, rows, *, asks="Q: {{question}}", choices=""):
+    """A task of the harness whose items it fetches itself, from a file that stands in for the hub."""
+    (folder / "hub.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "hub.yaml").write_text(
+        f"""
+task: fetched
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder / "hub.jsonl"}}}, cache_dir: {folder / "arrow"}}}
+test_split: test
+output_type: {"multiple_choice" if choices else "generate_until"}
+doc_to_text: {asks!r}
+doc_to_target: "{{{{answer}}}}"
+{choices}
+"""
+    )
+    return f"benchmark.tasks.gsm8k.harness_task={folder / 'hub.yaml'}"
+
+
+def fetching(data, *options):
     columns = ("dataset.rows.instruction=question", "dataset.rows.completion=answer")
-    experiment = built("dataset=jsonl", f"dataset.data_dir={data / 'train.jsonl'}", "benchmark=gsm8k", *columns)
-    found = training_overlap(experiment, tmp_path)
+    own = ("dataset=jsonl", f"dataset.data_dir={data / 'train.jsonl'}", "benchmark=gsm8k", "dataset.validation=0")
+    return built(*own, *columns, *options)
+
+
+def test_items_that_the_harness_fetches_are_compared_too(data, tmp_path):
+    here = training_overlap(gsm8k(data), tmp_path / "here")
+    rows = [{"question": text, "answer": f"#### {n}"} for n, text in enumerate(TEST)]
+    found = training_overlap(fetching(data, fetched(tmp_path, rows), "benchmark.limit=1"), tmp_path / "run")
+    assert found.tasks == here.tasks and found.left_out == EXACT | NEAR
+    assert found.summary["tasks"]["gsm8k"]["items"] == 3
+
+
+def test_of_columns_that_only_the_harness_knows_its_own_question_is_compared(data, tmp_path):
+    things = ["roof", "lamp", "coat", "fork", "bell", "drum", "sock", "ring", "pipe", "boot"]
+    others = [f"Somebody counts {n} {one}s beside {n + 20} {one} lids." for n, one in enumerate(things, start=40)]
+    rows = [{"query": f"Q: {text} Among A through E, the answer is", "answer": "1"} for text in [*TEST, *others]]
+    found = training_overlap(fetching(data, fetched(tmp_path, rows, asks="{{query}}")), tmp_path / "run")
+    assert found.left_out == EXACT | NEAR  # what stands around every question does not count
+
+
+def test_items_that_are_asked_in_no_one_text_are_said_not_to_be_compared(data, tmp_path, caplog):
+    rows = [{"begun": text, "right": 0, "answer": "end"} for text in TEST]
+    option = fetched(tmp_path, rows, asks="{{right}}", choices="doc_to_choice: ['{{begun}} a', '{{begun}} b']")
+    found = training_overlap(fetching(data, option), tmp_path / "run")
     assert [(task.items, task.matches) for task in found.tasks] == [(None, ())]
     assert found.summary["tasks"] == {"gsm8k": None}
-    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.getMessage().startswith("gsm8k: its test items come from the hub")
+    (record,) = [record for record in caplog.records if record.name.endswith("overlap")]
+    assert record.getMessage().startswith("gsm8k: lm-eval's own task asks in another form than one text")
+
+
+def test_a_hub_out_of_reach_is_told_and_nothing_is_recorded(data, tmp_path):
+    with pytest.raises(HubError, match=r"benchmark gsm8k: the hub cannot be reached .*benchmark\.data_dir=FOLDER"):
+        training_overlap(fetching(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "overlap.json").exists()
 
 
 def test_all_items_count_whatever_the_limit_of_the_benchmark(data, tmp_path):

@@ -71,6 +71,14 @@ def test_where_only_items_differ_it_is_the_t_test_over_items():
     assert found.p == pytest.approx(ttest_rel(one[0], two[0]).pvalue, rel=1e-6)
 
 
+def test_what_rounding_leaves_is_no_spread():
+    by_item = np.random.default_rng(3).normal(size=50)
+    one, two = np.tile(by_item + 0.1, (3, 1)), np.tile(by_item, (3, 1))
+    found = difference_over_seeds(one, two, same_seeds=True)
+    assert crossed_error(one - two).variance > 0  # though nothing varies
+    assert (found.over, found.test) == ("items", "sign permutation")
+
+
 def test_leading_sides_are_problems_of_their_own():
     values = answers(3, 1, 3, between=0.3)[:, 0]
     together, each = crossed_error(values), [crossed_error(one) for one in values]
