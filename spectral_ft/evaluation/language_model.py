@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from spectral_ft.errors import DataError
 from spectral_ft.evaluation.batching import free_memory, items_at_once
 from spectral_ft.evaluation.responses import Responses
+from spectral_ft.evaluation.stopping import StopsByRow
 
 log = logging.getLogger(__name__)
 HARNESS_NEW_TOKENS = 256
@@ -163,9 +164,25 @@ class CheckedModel(HFLM):
         self._responses.batch_begins()
         if self.backend == "seq2seq":
             max_length += 1 - context.shape[1]  # the decoder begins with one token of its own
-        written = super()._model_generate(context, max_length, stop, **generation_kwargs)
+        if stop and generation_kwargs.get("num_beams", 1) == 1:  # of beams the harness's criterion sees the first only
+            begin = 0 if self._apart else context.shape[1]
+            generation_kwargs["stopping_criteria"] = [StopsByRow(self.tokenizer, stop, begin=begin)]
+            written = self._written(context, max_length, **generation_kwargs)
+        else:
+            written = super()._model_generate(context, max_length, stop, **generation_kwargs)
         answers = written if self.backend == "seq2seq" else written[:, context.shape[1] :]
         self._responses.batch_ended(self._ended(answers, stop, limited=written.shape[1] >= max_length))
+        return written
+
+    def _written(self, context: torch.Tensor, max_length: int, **generation_kwargs: Any) -> torch.Tensor:
+        # As the harness does it, whose own call takes no other criteria: without a temperature nothing is drawn.
+        if generation_kwargs.get("temperature", 0.0) == 0.0 and not generation_kwargs.get("do_sample"):
+            generation_kwargs = {**generation_kwargs, "do_sample": False}
+            generation_kwargs.pop("temperature", None)
+        pad = self.tokenizer.pad_token_id
+        written: torch.Tensor = self.model.generate(
+            input_ids=context, max_length=max_length, pad_token_id=pad, use_cache=True, **generation_kwargs
+        )
         return written
 
     def _ended(self, answers: torch.Tensor, stop: Sequence[str], *, limited: bool) -> list[bool]:
