@@ -176,9 +176,10 @@ class CheckedModel(HFLM):
 
     def _written(self, context: torch.Tensor, max_length: int, **generation_kwargs: Any) -> torch.Tensor:
         # As the harness does it, whose own call takes no other criteria: without a temperature nothing is drawn.
-        if generation_kwargs.get("temperature", 0.0) == 0.0 and not generation_kwargs.get("do_sample"):
-            generation_kwargs = {**generation_kwargs, "do_sample": False}
-            generation_kwargs.pop("temperature", None)
+        generation_kwargs = {"temperature": 0.0, **generation_kwargs}
+        if generation_kwargs["temperature"] == 0.0 and not generation_kwargs.get("do_sample"):
+            del generation_kwargs["temperature"]
+            generation_kwargs["do_sample"] = False
         pad = self.tokenizer.pad_token_id
         written: torch.Tensor = self.model.generate(
             input_ids=context, max_length=max_length, pad_token_id=pad, use_cache=True, **generation_kwargs
