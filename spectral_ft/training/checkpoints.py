@@ -64,7 +64,9 @@ def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
         newest = found.pop()
         fault = _fault(newest)
         if fault is None:
-            _check_origin(newest, origin)
+            _check_origin(newest, origin)  # before what it lacks: other code may have written other files
+            fault = _lacking(newest, origin.processes)
+        if fault is None:
             return newest
         rest = "taking the one before it" if found else "training from the start"
         log.warning("%s %s; %s", newest.name, fault, rest)
@@ -130,17 +132,16 @@ def _fault(checkpoint: Path) -> str | None:
                 return f"lacks {name}"
             if _digest(checkpoint / name) != digest:
                 return f"has a damaged {name}"
-        for name in (*NEEDED, *_random_states(told["origin"].get("processes", 1))):
-            if name not in told["files"]:
-                return f"lacks {name}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"has a damaged {COMPLETE}"
     return None
 
 
-def _random_states(processes: int) -> list[str]:
-    # The Trainer's names.
-    return ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
+def _lacking(checkpoint: Path, processes: int) -> str | None:
+    # What the Trainer would start anew without a word.
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
+    told = json.loads((checkpoint / COMPLETE).read_text())["files"]
+    return next((f"lacks {name}" for name in (*NEEDED, *states) if name not in told), None)
 
 
 def _check_origin(checkpoint: Path, origin: Origin) -> None:

@@ -231,7 +231,9 @@ def test_a_checkpoint_from_elsewhere_is_refused(other: Origin, sentence: str, tm
 
 
 def test_a_checkpoint_of_code_that_said_less_of_itself_is_refused_and_kept(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, 3, whole=True)
+    path = checkpoint(tmp_path, 3, whole=False)
+    (path / "steps.json").unlink()
+    mark_whole(path, step=3, seconds=1.0, origin=ORIGIN)
     told = json.loads((path / COMPLETE).read_text())
     for key in ("code", "commit", "processes"):
         del told["origin"][key]
