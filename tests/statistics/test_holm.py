@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_ft.statistics.holm import with_holm
 from spectral_ft.statistics.paired import paired_difference
 from tests.oracles import law
 
+few = settings(law, max_examples=12)
+"""statsmodels collects garbage in every call, which in a process with torch in it takes half a second."""
 ONE = paired_difference([1, 0, 1], [0, 0, 1], draws=9)
 
 
@@ -17,7 +19,7 @@ def corrected(values, **options):
     return [found.p_holm for found in with_holm([replace(ONE, p=p) for p in values], **options)]
 
 
-@law
+@few
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_each_p_is_the_largest_so_far_of_those_times_the_tests_left(values):
     order, largest, expected = sorted(range(len(values)), key=values.__getitem__), 0.0, {}
@@ -27,7 +29,7 @@ def test_each_p_is_the_largest_so_far_of_those_times_the_tests_left(values):
     assert corrected(values) == pytest.approx([expected[place] for place in range(len(values))])
 
 
-@law
+@few
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=8))
 def test_of_tests_that_were_chosen_none_stands_that_would_not_among_all(tests):
     every = corrected([p for p, _ in tests])
