@@ -348,7 +348,8 @@ def page(found: dict[str, Any]) -> str:
             f"each in a process of its own, loading left out: {alone:.1f} CPU s together, ratio "
             f"{one['cpu']['together'] / alone:.2f}.",
         ]
-    return "\n".join(lines) + "\n"
+    lines += ["", *(f"- {row}: {one['remark']}" for row, one in found.items() if "remark" in one)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _said(row: str, one: dict[str, Any]) -> str:
