@@ -6,6 +6,7 @@ the length of the padded prompt, which stands in the encoder, so that the answer
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,11 @@ from spectral_ft.errors import DataError
 from spectral_ft.evaluation.batching import free_memory, items_at_once
 from spectral_ft.evaluation.responses import Responses
 from spectral_ft.evaluation.stopping import StopsByRow
+from spectral_ft.evaluation.writing import can_be_divided, likeliest
 
 log = logging.getLogger(__name__)
+PLAIN = frozenset({"attention_mask", "do_sample", "num_beams"})
+"""Settings that do not look at how long an answer is already, so that it may be written in parts."""
 HARNESS_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
 BACKENDS: Mapping[str, Literal["causal", "seq2seq"]] = {"causal_lm": "causal", "seq2seq": "seq2seq"}
@@ -164,25 +168,35 @@ class CheckedModel(HFLM):
         self._responses.batch_begins()
         if self.backend == "seq2seq":
             max_length += 1 - context.shape[1]  # the decoder begins with one token of its own
-        if stop and generation_kwargs.get("num_beams", 1) == 1:  # of beams the harness's criterion sees the first only
-            begin = 0 if self._apart else context.shape[1]
-            generation_kwargs["stopping_criteria"] = [StopsByRow(self.tokenizer, stop, begin=begin)]
-            written = self._written(context, max_length, **generation_kwargs)
-        else:
+        if generation_kwargs.get("num_beams", 1) == 1:
+            written = self._written(context, max_length, stop, **generation_kwargs)
+        else:  # of beams the harness's criteria see the first only
             written = super()._model_generate(context, max_length, stop, **generation_kwargs)
         answers = written if self.backend == "seq2seq" else written[:, context.shape[1] :]
         self._responses.batch_ended(self._ended(answers, stop, limited=written.shape[1] >= max_length))
         return written
 
-    def _written(self, context: torch.Tensor, max_length: int, **generation_kwargs: Any) -> torch.Tensor:
+    def _written(
+        self, context: torch.Tensor, max_length: int, stop: Sequence[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
         # As the harness does it, whose own call takes no other criteria: without a temperature nothing is drawn.
         generation_kwargs = {"temperature": 0.0, **generation_kwargs}
         if generation_kwargs["temperature"] == 0.0 and not generation_kwargs.get("do_sample"):
             del generation_kwargs["temperature"]
             generation_kwargs["do_sample"] = False
-        pad = self.tokenizer.pad_token_id
+        pad = int(self.tokenizer.pad_token_id)
+        stops = partial(StopsByRow, self.tokenizer, stop, begin=0 if self._apart else context.shape[1])
+        mask = generation_kwargs["attention_mask"]
+        plain = generation_kwargs.keys() <= PLAIN and not generation_kwargs["do_sample"]
+        if plain and not self._apart and can_be_divided(self.model):
+            return likeliest(self.model, context, mask, limit=max_length, pad=pad, criterion=stops)
         written: torch.Tensor = self.model.generate(
-            input_ids=context, max_length=max_length, pad_token_id=pad, use_cache=True, **generation_kwargs
+            input_ids=context,
+            max_length=max_length,
+            pad_token_id=pad,
+            use_cache=True,
+            stopping_criteria=[stops()],
+            **generation_kwargs,
         )
         return written
 

@@ -29,7 +29,9 @@ class StopsByRow(StoppingCriteria):
         self._tokenizer = tokenizer
         self._stop = list(stop)
         self._begin = begin
-        self._back = MORE + max(len(tokenizer.encode(text, add_special_tokens=False)) for text in stop)
+        self.done: torch.Tensor
+        """Of shape (rows,): which rows are, after a first look."""
+        self._back = MORE + max((len(tokenizer.encode(text, add_special_tokens=False)) for text in stop), default=0)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Look at every row.
@@ -40,8 +42,10 @@ class StopsByRow(StoppingCriteria):
             **kwargs: Not used.
 
         Returns:
-            Of shape (rows,): whether a row is done.
+            Of shape (rows,): whether a row is done, now or before.
         """
         del scores, kwargs
         tails = self._tokenizer.batch_decode(input_ids[:, self._begin :][:, -self._back :])
-        return torch.tensor([any(text in tail for text in self._stop) for tail in tails], device=input_ids.device)
+        now = torch.tensor([any(text in tail for text in self._stop) for tail in tails], device=input_ids.device)
+        self.done = now | self.done if hasattr(self, "done") else now
+        return self.done
