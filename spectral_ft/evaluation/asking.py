@@ -37,7 +37,8 @@ def check_generation(options: Mapping[str, Any]) -> None:
     beams = options.get("num_beams", 1)
     if not isinstance(beams, int) or beams < 1:
         raise ConfigError(f"benchmark.generation.num_beams={beams}: it must be a whole number, at least 1.")
-    if options.get("do_sample") and not options.get("temperature", 0) > 0:
+    temperature = options.get("temperature")
+    if options.get("do_sample") and not (isinstance(temperature, int | float) and temperature > 0):
         raise ConfigError(
             "benchmark.generation.do_sample=true needs a benchmark.generation.temperature above 0: the harness's is 0."
         )

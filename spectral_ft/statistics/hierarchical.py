@@ -32,9 +32,7 @@ def bootstrap_mean(values: ArrayLike, *, confidence: float = CONFIDENCE, draws: 
     if len(table) == 1:
         return mean_over_seeds(table, confidence=confidence, draws=draws, seed=seed)
     low, high = _ends(hierarchical_bootstrap(table, draws=draws, seed=seed), confidence)
-    return Estimate(
-        float(table.mean()), low, high, items=table.shape[1], seeds=len(table), over="seeds and items"
-    )  # fmt: skip
+    return Estimate(float(table.mean()), low, high, items=table.shape[1], seeds=len(table), over="seeds and items")
 
 
 def bootstrap_difference(
@@ -69,9 +67,7 @@ def bootstrap_difference(
     several = min(len(one), len(two)) > 1
     drawn = hierarchical_bootstrap(one, two, same_seeds=same_seeds, draws=draws, seed=seed) if several else np.zeros(1)
     if np.ptp(drawn) <= scale:
-        return difference_over_seeds(
-            one, two, same_seeds=same_seeds, confidence=confidence, draws=draws, seed=seed
-        )  # fmt: skip
+        return difference_over_seeds(one, two, same_seeds=same_seeds, confidence=confidence, draws=draws, seed=seed)
     low, high = _ends(drawn, confidence)
     rarer = min(int((drawn <= scale).sum()), int((drawn >= -scale).sum()))
     return Difference(
