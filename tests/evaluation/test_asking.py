@@ -25,6 +25,10 @@ ITEMS = [Item("1 + 1 =", "2", "2"), Item("2 + 2 =", "4", "4")]
         ({"stop_strings": ["a"]}, r"stop_strings is no setting of generation"),
         ({"early_stopping": "x"}, r"benchmark\.generation=\{'early_stopping': 'x'\} cannot be: .*must be a boolean"),
         ({"num_beams": 0}, r"benchmark\.generation\.num_beams=0: it must be a whole number"),
+        (
+            {"do_sample": True, "temperature": None},
+            r"do_sample=true needs a benchmark\.generation\.temperature above 0",
+        ),
         ({"do_sample": True}, r"do_sample=true needs a benchmark\.generation\.temperature above 0"),
     ],
 )
