@@ -18,7 +18,10 @@ from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl, write_text
 
 TEMPLATES = Path(__file__).parent / "tasks"
-RECORDS = [TEMPLATES.parent / name for name in ("harness.py", "language_model.py", "results.py", "completions.py")]
+RECORDS = [
+    TEMPLATES.parent / f"{name}.py"
+    for name in ("harness", "language_model", "writing", "stopping", "results", "completions")
+]
 """What answers, scores and samples are made by, whatever the task."""
 Prompt = Callable[[str], str]
 
