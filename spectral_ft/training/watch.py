@@ -17,7 +17,7 @@ from spectral_ft.processes import is_first
 from spectral_ft.training.backward import BackwardPath, watched_backward
 from spectral_ft.training.checkpoints import Origin, mark_whole
 from spectral_ft.training.interruption import Noted
-from spectral_ft.training.memory import forget_device_peak
+from spectral_ft.training.memory import forget_peaks
 from spectral_ft.training.seam import LogRow, Rounds, Trained
 from spectral_ft.training.step_record import StepRecord
 from spectral_ft.training.trainer import AdapterTrainer
@@ -75,9 +75,9 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the bar; count time and device memory from here."""
+        """Show the bar; count time and memory from here."""
         del args, control, kwargs
-        forget_device_peak()
+        forget_peaks()
         self._began = time.perf_counter()
         self._bar = tqdm(
             total=state.max_steps,

@@ -53,8 +53,8 @@ class TrainOutcome:
     samples_per_second: float
     """Examples as often as they were learnt from, the last batch of an epoch as small as it was; tokens likewise."""
     peak_memory_bytes: int
-    """Resident, of all processes together, until the training loop ended: the base model, torch itself, and whatever
-    the process held at once before it trained, such as a spectral pass or the base as it was read from its files."""
+    """Resident, of all processes together, in the training loop: the base model and torch itself are part of it. Where
+    the system cannot forget a peak (none but Linux can), of whatever the process held before, too."""
     peak_device_bytes: int | None
     """Allocated on the first process's CUDA device in the training loop, base model included; None without one."""
     trainable_parameters: int

@@ -259,7 +259,7 @@ def test_memory_is_that_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         def __call__(self, row: dict[str, Any]) -> None:
             told.append(f"step {row['step']}")
 
-    monkeypatch.setattr("spectral_ft.training.watch.forget_device_peak", lambda: told.append("forgotten"))
+    monkeypatch.setattr("spectral_ft.training.watch.forget_peaks", lambda: told.append("forgotten"))
     monkeypatch.setattr("spectral_ft.training.train.peak_device_bytes", lambda: told.append("device") or 7)
     monkeypatch.setattr("spectral_ft.training.train.peak_process_bytes", lambda: told.append("process") or 8)
     adapted = adapt("lora", frozen("llama"), BASE)
