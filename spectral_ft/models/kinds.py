@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Kind = Literal["causal_lm", "seq2seq", "classifier"]
 """The option `model.kind`."""
 
+_TASK_TYPES: Mapping[Kind, str] = {"causal_lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}
+
 
 def padding_side(kind: Kind) -> Literal["left", "right"]:
     """The side on which the texts of a batch are padded.
@@ -29,6 +31,18 @@ def padding_side(kind: Kind) -> Literal["left", "right"]:
         `left` for causal language models, whose prompts must end where generation begins.
     """
     return "left" if kind == "causal_lm" else "right"
+
+
+def task_type(kind: Kind) -> str:
+    """What PEFT calls a kind.
+
+    Args:
+        kind: The option.
+
+    Returns:
+        A name of `peft.TaskType`.
+    """
+    return _TASK_TYPES[kind]
 
 
 def check_kind(config: "PreTrainedConfig", kind: Kind, *, folder: Path) -> None:

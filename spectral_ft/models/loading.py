@@ -6,10 +6,10 @@ drawn random numbers. Everything but such a head must be in the files.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,7 @@ from transformers.utils import logging as library_log
 
 from spectral_ft.errors import CheckpointError, ConfigError
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
+from spectral_ft.models.device import Dtype, compute_device, resolve_dtype
 from spectral_ft.models.kinds import Kind, padding_side
 from spectral_ft.models.quantization import check_supported
 from spectral_ft.models.slow_dtype import WORTH_SAYING, slowdown
@@ -31,8 +32,6 @@ REPACKING = "support_avx512bf16_for_cpu"
 log = logging.getLogger(__name__)
 library_log.disable_progress_bar()  # reading shards is quick; the bars of the stages are what a reader watches
 
-_TASK_TYPES: Mapping[Kind, str] = {"causal_lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}
-
 
 class Quantization(Protocol):
     """The precision of the frozen base."""
@@ -42,52 +41,13 @@ class Quantization(Protocol):
         ...
 
 
-def compute_device() -> torch.device:
-    """Where models run: the first CUDA device, or the CPU.
-
-    Returns:
-        The device.
-    """
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    """The dtype of the unquantized weights.
-
-    Args:
-        dtype: The option.
-        device: Where the model will run.
-
-    Returns:
-        For `auto`, float32 on a CPU and bfloat16 elsewhere.
-    """
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
-def autocast_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
-    """The dtype that training computes products in, where it is another one than the weights'.
-
-    Args:
-        dtype: The option.
-        device: Where the model will run.
-
-    Returns:
-        bfloat16 where the weights are in it on a GPU that has it, for the adapters, which are in float32; None
-        elsewhere: who asked for float32 gets float32.
-    """
-    asked = device.type != "cpu" and resolve_dtype(dtype, device) == torch.bfloat16
-    return torch.bfloat16 if asked and torch.cuda.is_bf16_supported() else None
-
-
 def load_model(
     folder: Path,
     *,
     kind: Kind = "causal_lm",
     labels: Sequence[str] | None = None,
     quantization: Quantization,
-    dtype: Literal["auto", "float32", "bfloat16"],
+    dtype: Dtype,
     trust_remote_code: bool,
     head_seed: int = 0,
     attention: str | None = None,
@@ -204,36 +164,6 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
             "Tokenizer and model do not belong together."
         )
     return tokenizer
-
-
-def task_type(kind: Kind) -> str:
-    """What PEFT calls a kind.
-
-    Args:
-        kind: The option.
-
-    Returns:
-        A name of `peft.TaskType`.
-    """
-    return _TASK_TYPES[kind]
-
-
-def count_parameters(
-    folder: Path, *, kind: Kind = "causal_lm", labels: Sequence[str] | None = None, trust_remote_code: bool
-) -> int:
-    """Parameters of a model, tied ones once, without loading its weights.
-
-    Args:
-        folder: Checkpoint; its `config.json` is enough.
-        kind: What the model shall do.
-        labels: Of a classifier, in the order of their ids; its head counts.
-        trust_remote_code: Run code that comes with the checkpoint.
-
-    Returns:
-        The number.
-    """
-    model = blueprint(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """Where a model comes from: a local folder, or the hub."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from spectral_ft.errors import ConfigError
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.models.device import Dtype
 from spectral_ft.models.kinds import Kind
 
 FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]
@@ -25,7 +25,7 @@ class ModelSource:
     kind: Kind
     labels: list[str] | None
     """Of a classifier, in the order of their ids."""
-    dtype: Literal["auto", "float32", "bfloat16"]
+    dtype: Dtype
     attention: str | None
     """Implementation, as transformers calls it; None: its own choice."""
     trust_remote_code: bool

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from spectral_ft.experiment import Experiment
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.models.kinds import task_type
 from spectral_ft.types import MatrixShape
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def base_model(experiment: Experiment, checkpoint: Checkpoint, matrices: tuple[M
     Returns:
         The base model; no weight is loaded.
     """
-    from spectral_ft.models.loading import head_modules, task_type
+    from spectral_ft.models.blueprints import head_modules
 
     model = blueprint(experiment, checkpoint)
     heads = head_modules(model, kind=experiment.model.kind)
@@ -46,10 +47,10 @@ def blueprint(experiment: Experiment, checkpoint: Checkpoint) -> "PreTrainedMode
     Returns:
         A fresh one, on the meta device.
     """
-    from spectral_ft.models import loading
+    from spectral_ft.models import blueprints
 
     source = experiment.model
-    return loading.blueprint(
+    return blueprints.blueprint(
         checkpoint.folder, kind=source.kind, labels=source.labels, trust_remote_code=source.trust_remote_code
     )
 

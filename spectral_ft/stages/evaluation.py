@@ -109,7 +109,7 @@ class Scorer:
     @cached_property
     def _cache(self) -> "BaseScoreCache":
         from spectral_ft.evaluation.records import BaseScoreCache
-        from spectral_ft.models.loading import compute_device, resolve_dtype
+        from spectral_ft.models.device import compute_device, resolve_dtype
 
         source, checkpoint = self._experiment.model, self._checkpoint
         # A classifier's head may be drawn with the run's seed.

@@ -77,7 +77,7 @@ def estimated_step(
         return None
     import torch
 
-    from spectral_ft.models.loading import autocast_dtype, compute_device, resolve_dtype
+    from spectral_ft.models.device import autocast_dtype, compute_device, resolve_dtype
     from spectral_ft.training.backward import recompute_activations
     from spectral_ft.training.footprint import estimate_footprint
     from spectral_ft.training.head_loss import fused_head_loss

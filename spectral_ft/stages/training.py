@@ -90,7 +90,7 @@ def train_adapter(
             remove_checkpoints(folder)  # there, if the run was cut after it had written its record
         return read_json(path, TrainOutcome)
     from spectral_ft.adapters.origin import write_origin
-    from spectral_ft.models.loading import autocast_dtype, compute_device
+    from spectral_ft.models.device import autocast_dtype, compute_device
     from spectral_ft.training.arguments import check_amount, optimizer_steps
     from spectral_ft.training.train import seed_everything, train
 

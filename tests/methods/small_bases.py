@@ -18,9 +18,8 @@ from spectral_ft.methods.prefix import Prefix
 from spectral_ft.methods.seam import Adapted, BaseModel
 from spectral_ft.methods.spectrum import Spectrum
 from spectral_ft.models.blueprints import head_modules
-from spectral_ft.models.kinds import Kind
+from spectral_ft.models.kinds import Kind, task_type
 from spectral_ft.models.loaded import loaded_matrices
-from spectral_ft.models.loading import task_type
 from spectral_ft.types import AllocationPlan, MatrixAllocation, MatrixShape, Probe
 from tests.models.tiny_models import model_of
 

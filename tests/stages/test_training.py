@@ -365,7 +365,7 @@ def test_training_mixes_precisions_where_the_weights_say_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("spectral_ft.training.train.train", train)
-    monkeypatch.setattr("spectral_ft.models.loading.autocast_dtype", lambda dtype, device: mixed)
+    monkeypatch.setattr("spectral_ft.models.device.autocast_dtype", lambda dtype, device: mixed)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path)
     assert asked == [mixed is not None]
