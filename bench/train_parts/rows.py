@@ -1,6 +1,7 @@
 """What is compared: models, plans, and whether activations are recomputed and the base is in 4 bit."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from spectral_ft.configuration import EMBEDDED_MODEL
 from train_parts.jobs import Rows
 
 PARTS = {"all blocks": 0.0, "top half": 0.5, "top quarter": 0.75}
-"""Which blocks have adapters: from which share of the depth up."""
+"""Which blocks have adapters: those that lie wholly above a share of the depth."""
 METHODS = (
     "rslora",
     "dora",
@@ -90,7 +91,7 @@ def overrides(row: Row, folder: Path) -> list[str]:
     chosen = [f"method={row.method}", "spectrum.cache=false", f"quantization={'nf4' if row.nf4 else 'none'}"]
     chosen += ["model=tiny"] if row.model == "embedded" else ["model=hf", f"model.path={folder}", "model.dtype=float32"]
     if row.part in PARTS:
-        chosen.append(f"rank_policy.lowest_block={round(PARTS[row.part] * config['num_hidden_layers'])}")
+        chosen.append(f"rank_policy.lowest_block={math.ceil(PARTS[row.part] * config['num_hidden_layers'])}")
     return chosen
 
 

@@ -31,11 +31,20 @@ class Benchmark:
     cache: str | Literal[False]
 
     def __post_init__(self) -> None:
-        """Check that generation ends.
+        """Check that generation ends, and that what is set has a meaning.
 
         Raises:
-            ConfigError: If no new token may be written, or the limit is given under another name.
+            ConfigError: If no new token may be written, the limit is given under another name, or prompts and answers
+                are set where a classifier reads plain texts.
         """
+        asked = {"num_fewshot": self.num_fewshot, "generation": self.generation, "chat_template": self.chat_template}
+        if self.tasks and all(task.classes is not None for task in self.tasks.values()):
+            for name, value in asked.items():
+                if value:
+                    raise ConfigError(
+                        f"benchmark.{name}={value} has no meaning for {', '.join(self.tasks)}, of which a classifier "
+                        "reads the plain texts: leave it out."
+                    )
         if wrong := sorted({"max_length", "max_new_tokens"} & set(self.generation or {})):
             raise ConfigError(
                 f"benchmark.generation.{wrong[0]} is not the harness's name: use benchmark.generation.max_gen_toks."

@@ -1,27 +1,35 @@
 """The likeliest answers of a batch, at no more cost than they need.
 
-Two things make a batch of long prompts with short answers slow, on a CPU slower than one prompt at a time:
+Four things make a batch of long prompts with short answers slow, on a CPU slower than one prompt at a time:
 
 - Examples that all prompts begin with are read again for every prompt. Here they are read once, and what is kept
   of them is repeated for every row. A row is then `examples, padding, question` in the place of `padding, examples,
   question`; positions are counted without padding, so nothing else changes.
 - A batch goes on until its last row is done. Here rows that are done leave it every few tokens.
+- Prompts are read all at once, though beyond some thousand tokens nothing is gained by it. Here they are read in parts.
+- The library copies what it keeps of all rows for every token. Here there is room for the next (`kv_cache`).
 
 What a model computes is the same up to rounding.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from spectral_ft.evaluation.kv_cache import growing_cache, joined, repeated
 from spectral_ft.evaluation.stopping import StopsByRow
 
-PART = 16
+PART = 8
 """Tokens after which rows that are done leave."""
+READ = 2_048
+"""Tokens of prompts that are read at a time: more make no product faster, and tensors so large that a CPU's time goes
+into asking the system for their memory."""
 WORTH = 32
 """Tokens that prompts must begin with in common, for them to be read apart."""
 
@@ -41,6 +49,20 @@ def can_be_divided(model: Any) -> bool:
         return False
     layers = DynamicCache(config=model.config.get_text_config()).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Texts that are being written."""
+
+    ids: torch.Tensor
+    """Of shape (rows, tokens)."""
+    mask: torch.Tensor
+    """Of the same shape: 0 for padding."""
+    cache: DynamicCache
+    """What the model keeps of them, but for the last token of each."""
+    done: torch.Tensor
+    """Of shape (rows,): which have come to an end."""
 
 
 @torch.no_grad()
@@ -66,52 +88,83 @@ def likeliest(
     Returns:
         Prompts and answers, of shape (rows, tokens up to the end of the longest answer).
     """
-    ids, mask, cache = _begun(model, prompts, mask, pad)
-    begin = ids.shape[1]
-    answers = ids.new_full((len(ids), limit - begin), pad)
-    going, ends = torch.arange(len(ids), device=ids.device), _ends(model).to(ids.device)
-    while len(going) and ids.shape[1] < limit:
-        stops = criterion()
-        found = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_length=min(ids.shape[1] + PART, limit),
-            pad_token_id=pad,
-            use_cache=True,
-            do_sample=False,
-            stopping_criteria=[stops],
-            return_dict_in_generate=True,
-        )
-        ids, cache = found.sequences, found.past_key_values
-        answers[going, : ids.shape[1] - begin] = ids[:, begin:]
-        rest = (~(stops.done | torch.isin(ids[:, begin:], ends).any(1))).nonzero().squeeze(1)
-        mask = torch.cat([mask, mask.new_ones((len(mask), ids.shape[1] - mask.shape[1]))], 1)[rest]
-        cache.batch_select_indices(rest)
-        ids, going, longest = ids[rest], going[rest], ids.shape[1]
-    return torch.cat([prompts, answers[:, : longest - begin]], 1)
+    begun = _begun(model, prompts, mask, pad)
+    begin, going = prompts.shape[1], torch.arange(len(prompts), device=prompts.device)
+    some = max(1, READ // (begin - begun.cache.get_seq_length()))
+    go_on = partial(_go_on, model, pad=pad, criterion=criterion)
+    rows = _below_each_other([go_on(_of(begun, part), begin + 1) for part in going.split(some)])
+    answers = prompts.new_full((len(prompts), limit - begin), pad)
+    while True:
+        answers[going, : rows.ids.shape[1] - begin] = rows.ids[:, begin:]
+        left = _without(rows.done)
+        if not len(left) or rows.ids.shape[1] == limit:
+            return torch.cat([prompts, answers[:, : rows.ids.shape[1] - begin]], 1)
+        if len(left) < len(going):
+            rows.cache.batch_select_indices(left)
+        going = going[left]
+        still = _Rows(rows.ids[left], rows.mask[left], rows.cache, rows.done[left])
+        rows = go_on(still, min(still.ids.shape[1] + PART, limit))
 
 
-def _begun(
-    model: Any, prompts: torch.Tensor, mask: torch.Tensor, pad: int
-) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
-    # Rows in another order, and what the model keeps of the tokens that all begin with; unchanged where these are few.
+def _without(done: torch.Tensor) -> torch.Tensor:
+    # The rows that go on; the places of those that do not are taken by the last ones, so that few must be moved.
+    going = (~done).nonzero().squeeze(1)
+    left = torch.arange(len(going), device=done.device)
+    left[done[: len(going)]] = going[going >= len(going)]
+    return left
+
+
+def _begun(model: Any, prompts: torch.Tensor, mask: torch.Tensor, pad: int) -> _Rows:
+    # Rows in another order, and what the model keeps of the tokens that all begin with, once; where these are few, rows
+    # as they are and nothing kept.
+    none = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
     rows = [row[kept.bool()] for row, kept in zip(prompts, mask, strict=True)]
     shortest = min(map(len, rows))
     heads = torch.stack([row[: shortest - 1] for row in rows])  # something must be left to go on from
     alike = (heads == heads[0]).all(0)
     common = int(alike.int().cumprod(0).sum())
+    cache = growing_cache(_core(model).config.get_text_config())
     if len(rows) == 1 or common < WORTH:
-        return prompts, mask, None
+        return _Rows(prompts, mask, cache, none)
     few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_core(model).forward).parameters else {}
-    cache = model(input_ids=rows[0][None, :common], use_cache=True, **few).past_key_values
-    cache.batch_repeat_interleave(len(rows))
+    model(input_ids=rows[0][None, :common], past_key_values=cache, use_cache=True, **few)
     ids, kept = torch.full_like(prompts, pad), torch.zeros_like(mask)
     ids[:, :common], kept[:, :common] = rows[0][:common], 1
     for place, row in enumerate(rows):
         rest = len(row) - common
         ids[place, -rest:], kept[place, -rest:] = row[common:], 1
-    return ids, kept, cache
+    return _Rows(ids, kept, cache, none)
+
+
+def _go_on(model: Any, rows: _Rows, limit: int, *, pad: int, criterion: Callable[[], StopsByRow]) -> _Rows:
+    # Up to so many tokens, or until all rows are done.
+    stops = criterion()
+    found = model.generate(
+        input_ids=rows.ids,
+        attention_mask=rows.mask,
+        past_key_values=rows.cache,
+        max_length=limit,
+        pad_token_id=pad,
+        use_cache=True,
+        do_sample=False,
+        stopping_criteria=[stops],
+        return_dict_in_generate=True,
+    )
+    written = found.sequences[:, rows.ids.shape[1] :]
+    done = stops.done | torch.isin(written, _ends(model).to(written.device)).any(1)
+    return _Rows(found.sequences, torch.cat([rows.mask, torch.ones_like(written)], 1), found.past_key_values, done)
+
+
+def _of(begun: _Rows, part: torch.Tensor) -> _Rows:
+    # Some of the rows, each with what is kept of the tokens that all begin with.
+    return _Rows(begun.ids[part], begun.mask[part], repeated(begun.cache, len(part)), begun.done[part])
+
+
+def _below_each_other(parts: Sequence[_Rows]) -> _Rows:
+    if len(parts) == 1:
+        return parts[0]
+    ids, mask, done = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "mask", "done"))
+    return _Rows(ids, mask, joined([part.cache for part in parts]), done)
 
 
 def _core(model: Any) -> Any:

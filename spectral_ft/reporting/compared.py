@@ -68,7 +68,6 @@ class Comparison:
             table.add_column(heading, justify="left" if heading in words else "right")
         for row in self.rows:
             found = row.difference
-            holm = "-" if found.p_holm is None else p_text(found.p_holm)
             only = "-" if found.only_first is None else f"{found.only_first}/{found.only_other}"
             table.add_row(
                 row.task,
@@ -77,7 +76,7 @@ class Comparison:
                 value_text(row.other.value, shares=found.shares),
                 difference_text(found),
                 p_text(found.p),
-                holm,
+                p_text(found.p_holm),
                 only,
                 str(found.items),
                 f"{row.first.seeds}/{row.other.seeds}",

@@ -30,13 +30,15 @@ def difference_text(found: Difference) -> str:
     return f"{shown} [{low}, {high}]{'*' if found.below_one_question else ''}"
 
 
-def p_text(p: float) -> str:
+def p_text(p: float | None) -> str:
     """A p-value.
 
     Args:
-        p: In [0, 1].
+        p: In [0, 1]; None where it was not corrected.
 
     Returns:
-        Three digits after the point, or that it is below.
+        Three digits after the point, or that it is below; a dash for None.
     """
+    if p is None:
+        return "-"
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"

@@ -89,7 +89,7 @@ def score_table(scores: Sequence[BenchmarkScore], folder: Path, *, title: str) -
         cells = [_cell(row.get(stage)) for stage in stages]
         if changes:
             change = changes.get((task, metric, extractor))
-            cells += [difference_text(change), _p(change)] if change else ["-", "-"]
+            cells += [difference_text(change), p_text(change.p_holm)] if change else ["-", "-"]
         table.add_row(task, f"{metric} ({extractor})", *cells, str(next(iter(row.values())).n))
     return as_text(table) + "".join(f"{note}\n" for note in notes)
 
@@ -110,10 +110,6 @@ def _changes(rows: Mapping[Key, Stages], folder: Path) -> tuple[dict[Key, Differ
     if any(change.below_one_question for change in changes.values()):
         notes["*: less than one question"] = None
     return dict(zip(changes, with_holm(list(changes.values())), strict=True)), list(notes)
-
-
-def _p(change: Difference) -> str:
-    return "-" if change.p_holm is None else p_text(change.p_holm)
 
 
 def _cell(score: BenchmarkScore | None) -> str:

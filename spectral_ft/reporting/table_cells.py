@@ -110,13 +110,12 @@ def _differences(table: ResultTable) -> CellTable:
     headings = ("arm", "task", "difference", "p", "p, Holm", "items", "seeds", "test")
     rows = []
     for (arm, task), found in table.ranking.differences.items():
-        holm = NOTHING if found.p_holm is None else p_text(found.p_holm)
         cells = (
             arm,
             task,
             difference_text(found),
             p_text(found.p),
-            holm,
+            p_text(found.p_holm),
             f"{found.items}",
             f"{found.seeds}",
             found.test,

@@ -121,3 +121,19 @@ def test_options_that_cannot_be_are_refused(wrong):
 def test_generation_must_end(generation, sentence):
     with pytest.raises(ConfigError, match=sentence):
         benchmark(generation=generation)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"num_fewshot": 5}, "benchmark.num_fewshot=5 has no meaning for sst2, of which a classifier reads the plain"),
+        ({"generation": {"max_gen_toks": 5}}, "benchmark.generation={'max_gen_toks': 5} has no meaning for sst2"),
+        ({"chat_template": True}, "benchmark.chat_template=True has no meaning for sst2"),
+    ],
+)
+def test_a_classifier_is_asked_nothing(option, sentence):
+    sst2 = Task(name="sst2", templates={}, classes=["negative", "positive"])
+    benchmark(tasks={"sst2": sst2}, num_fewshot=0)
+    benchmark(tasks={"sst2": sst2, "gsm8k": TASK}, **option)
+    with pytest.raises(ConfigError, match=sentence):
+        benchmark(tasks={"sst2": sst2}, **option)

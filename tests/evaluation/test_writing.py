@@ -94,10 +94,16 @@ def test_each_row_is_what_its_prompt_alone_gives(kind: str, common: int) -> None
 
 
 @law
-@given(st.integers(30, 70), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 5))
-def test_any_lengths_and_parts(common: int, rests: list[int], part: int) -> None:
+@given(
+    st.sampled_from([0, 3, 31, 32, 50, 70]),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.sampled_from([1, 12, 30, 100, 1000]),
+)
+def test_any_lengths_and_parts(common: int, rests: list[int], part: int, read: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "PART", part)
+        patch.setattr(writing, "READ", read)
         check(LLAMA, texts(common, rests), [])
 
 
@@ -107,13 +113,22 @@ LLAMA = decided("llama")
 def test_what_all_begin_with_is_read_once_and_who_is_done_leaves() -> None:
     rows, read = texts(50, [3, 5, 4]), []
     free = [alone(LLAMA, row, []) for row in rows]
-    stop = [TOKENIZER.decode(free[0][1:9])]
+    stop = [TOKENIZER.decode(free[0][1:7])]
     assert stop[0] not in TOKENIZER.decode(free[1]) + TOKENIZER.decode(free[2])
     handle = LLAMA.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].shape))
     together(LLAMA, rows, stop)
     handle.remove()
     assert [tuple(shape) for shape in read[:2]] == [(1, 50), (3, 5)]
     assert sum(shape.numel() for shape in read) < 50 + 15 + writing.PART * 3 + (ANSWER - writing.PART) * 2 + 3
+
+
+def test_prompts_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, read = texts(0, [20, 20, 19, 20, 18]), []
+    monkeypatch.setattr(writing, "READ", 45)
+    handle = LLAMA.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
+    together(LLAMA, rows, [])
+    handle.remove()
+    assert read[:4] == [(2, 20), (2, 20), (1, 20), (5, 1)]
 
 
 def test_a_cache_that_is_no_list_of_all_tokens_is_left_whole() -> None:
@@ -123,3 +138,11 @@ def test_a_cache_that_is_no_list_of_all_tokens_is_left_whole() -> None:
     assert not can_be_divided(
         get_peft_model(model_of("llama"), PrefixTuningConfig(TaskType.CAUSAL_LM, num_virtual_tokens=2))
     )
+
+
+@law
+@given(st.lists(st.booleans(), max_size=9))
+def test_the_rows_that_go_on_take_the_places_of_the_others(done: list[bool]) -> None:
+    left = writing._without(torch.tensor(done, dtype=torch.bool)).tolist()
+    assert sorted(left) == [place for place, over in enumerate(done) if not over]
+    assert all(row == place for place, row in enumerate(left) if not done[place])

@@ -99,7 +99,7 @@ def pair_views(pairs: Sequence[Pair]) -> tuple[PairView, ...]:
             task=key_text(pair.key),
             scores=(score_text(pair.first), score_text(pair.other)),
             difference=difference_text(pair.found),
-            p=NONE if pair.found.p_holm is None else p_text(pair.found.p_holm),
+            p=p_text(pair.found.p_holm),
             only_first=_side(pair, pair.only_first, rows, most=most, first_is_right=True),
             only_other=_side(pair, pair.only_other, rows, most=most, first_is_right=False),
             over_seeds=max(pair.first.seeds, pair.other.seeds) > 1,

@@ -1,6 +1,6 @@
 """The section of the scores: a chart a task, and tables of all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spectral_ft.reporting.difference_cell import difference_text, p_text
 from spectral_ft.reporting.page.arms import Arm
@@ -9,10 +9,12 @@ from spectral_ft.reporting.page.scores import Score, Scores, change
 from spectral_ft.reporting.page.texts import NONE, interval_text
 from spectral_ft.reporting.page.views import Bar, IntervalChart, Section, Table
 from spectral_ft.reporting.samples import Key
+from spectral_ft.statistics.holm import with_holm
+from spectral_ft.statistics.results import Difference
 
 LETTERS = 56
 """Of a line that fits into a drawing."""
-HEADINGS = ("arm", "base", "fine-tuned", "fine-tuned less base", "p", "items", "seeds")
+HEADINGS = ("arm", "base", "fine-tuned", "fine-tuned less base", "p, Holm", "items", "seeds")
 
 
 def results_section(arms: Sequence[Arm], scores: Scores) -> Section:
@@ -25,13 +27,15 @@ def results_section(arms: Sequence[Arm], scores: Scores) -> Section:
     Returns:
         A chart and a table for the leading metric of each task, tables of the other metrics to be opened.
     """
+    others = tuple(key for key in scores.keys if key not in scores.leading)
     return Section(
         id="results",
         title="Scores",
-        lead="Means over items and seeds with 95 % intervals; of one seed the interval is over items alone.",
+        lead="Means over items and seeds with 95 % intervals; of one seed the interval is over items alone. p is "
+        "corrected by Holm over all arms and tasks, of the metrics to be opened over these.",
         intervals=tuple(_chart(arms, scores, key) for key in scores.leading),
-        tables=tuple(_table(arms, scores, key) for key in scores.leading),
-        folded=tuple(_table(arms, scores, key) for key in scores.keys if key not in scores.leading),
+        tables=_tables(arms, scores, scores.leading),
+        folded=_tables(arms, scores, others),
         notes=scores.notes,
     )
 
@@ -61,17 +65,23 @@ def score_text(score: Score | None) -> str:
     return NONE if score is None else interval_text(score.value, score.low, score.high, shares=score.shares)
 
 
-def _table(arms: Sequence[Arm], scores: Scores, key: Key) -> Table:
+def _tables(arms: Sequence[Arm], scores: Scores, keys: Sequence[Key]) -> tuple[Table, ...]:
+    changes = {(arm.name, key): found for arm in arms for key in keys if (found := change(scores, arm, key))}
+    corrected = dict(zip(changes, with_holm(list(changes.values())), strict=True))
+    return tuple(_table(arms, scores, key, corrected) for key in keys)
+
+
+def _table(arms: Sequence[Arm], scores: Scores, key: Key, changes: Mapping[tuple[str, Key], Difference]) -> Table:
     rows, starred, bare = [], False, False
     for arm in arms:
         base, tuned = scores.of(arm, key, "base"), scores.of(arm, key, "tuned")
         some = tuned or base
         if some is None:
             continue
-        found = change(scores, arm, key)
+        found = changes.get((arm.name, key))
         starred |= bool(found and found.below_one_question)
         bare |= some.low is None
-        compared = (difference_text(found), p_text(found.p)) if found else (NONE, NONE)
+        compared = (difference_text(found), p_text(found.p_holm)) if found else (NONE, NONE)
         rows.append((arm.name, score_text(base), score_text(tuned), *compared, str(some.items), str(some.seeds)))
     notes = ["*: less than one question"] if starred else []
     if bare:

@@ -59,6 +59,27 @@ def test_scores_are_those_of_the_statistics(tmp_path):
     assert chart.bars[1].at == ticks[0] + 0.75 * (ticks[100] - ticks[0])
 
 
+def test_p_is_corrected_over_all_arms_and_tasks(tmp_path):
+    answers = {
+        "one": {"aqua": {"base": [0] * 8, "tuned": [1] * 8}, "gsm8k": {"base": [0] * 7 + [1], "tuned": [1] * 7 + [0]}},
+        "two": {"aqua": {"base": [0] * 8, "tuned": [1] * 3 + [0] * 5}},
+    }
+    for name, tasks in answers.items():
+        write_full(tmp_path / name, name, tasks)
+    arms = arms_in(tmp_path)
+    section, scores = results_section(arms, scores_of(arms)), scores_of(arms)
+    tests = [(arms[0], KEY), (arms[1], KEY), (arms[0], ("gsm8k", *KEY[1:]))]
+    raw = [change(scores, arm, key).p for arm, key in tests]
+    assert raw[0] == 2 / 2**8  # McNemar, exact
+    smallest, middle, largest = sorted(raw)
+    expected = {smallest: 3 * smallest, middle: max(3 * smallest, 2 * middle), largest: max(2 * middle, largest)}
+    shown = [
+        table.rows[place][4]
+        for table, place in zip([*section.tables[:1] * 2, section.tables[1]], (0, 1, 0), strict=True)
+    ]
+    assert shown == [f"{min(1.0, expected[p]):.3f}" for p in raw]
+
+
 def test_long_names_lose_their_middle_in_drawings_alone(tmp_path):
     name = "x" * 40 + "y" * 40
     write_full(tmp_path / "a", name, RIGHT)
