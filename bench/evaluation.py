@@ -25,7 +25,7 @@ TASKS = {
     "boolq": ["benchmark=boolq", "benchmark.protocol=paper", "benchmark.data_dir={data}/llm_adapters"],
 }
 """GSM8K with five examples in the prompt; the others as LLM-Adapters asks them, with four beams."""
-FEW = {"gsm8k": 8, "arc_easy": 64, "boolq": 64}
+FEW = {"gsm8k": 32, "arc_easy": 64, "boolq": 64}
 """Items by which one at a time is compared with as many as fit."""
 ADAPTERS = 3
 ROWS = [*(f"parity {task}" for task in TASKS), *(f"batch {task}" for task in TASKS), "adapters"]

@@ -85,11 +85,11 @@ class GrowingLayer(DynamicLayer):
         """Begin with the rows of others.
 
         Args:
-            keys: Each of shape (rows, heads, tokens, width), of as many tokens.
+            keys: Each of shape (rows, heads, tokens, width).
             values: Likewise.
         """
         self.lazy_initialization(keys[0], values[0])
-        self._hold(_below_each_other(keys), _below_each_other(values), keys[0].shape[-2])
+        self._hold(_below_each_other(keys), _below_each_other(values), max(part.shape[-2] for part in keys))
 
     def _hold(self, keys: torch.Tensor, values: torch.Tensor, kept: int) -> None:
         self._rooms = keys, values
@@ -132,10 +132,10 @@ def joined(caches: Sequence[DynamicCache]) -> DynamicCache:
     """Rows below each other.
 
     Args:
-        caches: Of as many tokens each; they are emptied, layer by layer, so that little is held twice.
+        caches: They are emptied, layer by layer, so that little is held twice.
 
     Returns:
-        All of their rows.
+        All of their rows; those of fewer tokens have zeros before them, which a mask must hide.
     """
     layers = []
     for parts in zip(*(_layers(cache) for cache in caches), strict=True):
@@ -165,9 +165,11 @@ def _roomier(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
 
 
 def _below_each_other(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    _, heads, tokens, width = parts[0].shape
+    heads, tokens, width = parts[0].shape[1], max(part.shape[2] for part in parts), parts[0].shape[3]
     sizes = [len(part) for part in parts]
     room = parts[0].new_empty(sum(sizes), heads, tokens + ROOM, width)
-    for place, part in zip(room[:, :, :tokens].split(sizes), parts, strict=True):
-        place.copy_(part)
+    for rows, part in zip(room.split(sizes), parts, strict=True):
+        before = tokens - part.shape[2]
+        rows[:, :, :before] = 0
+        rows[:, :, before:tokens] = part
     return room

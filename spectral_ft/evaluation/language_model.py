@@ -185,7 +185,7 @@ class CheckedModel(HFLM):
             del generation_kwargs["temperature"]
             generation_kwargs["do_sample"] = False
         pad = int(self.tokenizer.pad_token_id)
-        stops = partial(StopsByRow, self.tokenizer, stop, begin=0 if self._apart else context.shape[1])
+        stops = partial(StopsByRow, self.tokenizer, stop)
         mask = generation_kwargs["attention_mask"]
         plain = generation_kwargs.keys() <= PLAIN and not generation_kwargs["do_sample"]
         if plain and not self._apart and can_be_divided(self.model):
@@ -195,7 +195,7 @@ class CheckedModel(HFLM):
             max_length=max_length,
             pad_token_id=pad,
             use_cache=True,
-            stopping_criteria=[stops()],
+            stopping_criteria=[stops(0 if self._apart else context.shape[1])],
             **generation_kwargs,
         )
         return written

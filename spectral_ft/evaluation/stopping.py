@@ -18,7 +18,7 @@ MORE = 2
 class StopsByRow(StoppingCriteria):
     """A row is done where what was written last holds a stop sequence."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], *, begin: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], begin: int) -> None:
         """Remember what ends a text.
 
         Args:

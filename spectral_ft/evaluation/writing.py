@@ -6,7 +6,8 @@ Four things make a batch of long prompts with short answers slow, on a CPU slowe
   of them is repeated for every row. A row is then `examples, padding, question` in the place of `padding, examples,
   question`; positions are counted without padding, so nothing else changes.
 - A batch goes on until its last row is done. Here rows that are done leave it every few tokens.
-- Prompts are read all at once, though beyond some thousand tokens nothing is gained by it. Here they are read in parts.
+- Prompts are read all at once, though beyond some thousand tokens nothing is gained by it, and padding is read too.
+  Here they are read in parts, long ones each alone and without padding.
 - The library copies what it keeps of all rows for every token. Here there is room for the next (`kv_cache`).
 
 What a model computes is the same up to rounding.
@@ -14,7 +15,7 @@ What a model computes is the same up to rounding.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,10 +60,10 @@ class _Rows:
     """Of shape (rows, tokens)."""
     mask: torch.Tensor
     """Of the same shape: 0 for padding."""
+    begin: int
+    """Tokens of the prompts."""
     cache: DynamicCache
-    """What the model keeps of them, but for the last token of each."""
-    done: torch.Tensor
-    """Of shape (rows,): which have come to an end."""
+    """What the model keeps of them, but for what it has not read yet; of written ones that is the last token."""
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def likeliest(
     *,
     limit: int,
     pad: int,
-    criterion: Callable[[], StopsByRow],
+    criterion: Callable[[int], StopsByRow],
 ) -> torch.Tensor:
     """Write, always the likeliest token.
 
@@ -83,27 +84,87 @@ def likeliest(
         mask: Of the same shape: 0 for padding.
         limit: Tokens of prompt and answer together.
         pad: Token behind an answer that is done.
-        criterion: Makes what says when a row is done, beside the model's own end.
+        criterion: Makes of the tokens of a prompt what says when a row is done, beside the model's own end.
 
     Returns:
         Prompts and answers, of shape (rows, tokens up to the end of the longest answer).
     """
-    begun = _begun(model, prompts, mask, pad)
-    begin, going = prompts.shape[1], torch.arange(len(prompts), device=prompts.device)
-    some = max(1, READ // (begin - begun.cache.get_seq_length()))
-    go_on = partial(_go_on, model, pad=pad, criterion=criterion)
-    rows = _below_each_other([go_on(_of(begun, part), begin + 1) for part in going.split(some)])
-    answers = prompts.new_full((len(prompts), limit - begin), pad)
+    texts = [row[kept.bool()] for row, kept in zip(prompts, mask, strict=True)]
+    beginning = _beginning(model, texts)
+    unread = max(map(len, texts)) - beginning.get_seq_length()
+    going, go_on = torch.arange(len(texts), device=prompts.device), partial(_go_on, model, pad=pad, criterion=criterion)
+    read = [
+        go_on(_padded([texts[row] for row in some], beginning, pad), 1) for some in going.split(max(1, READ // unread))
+    ]
+    rows, done = _below_each_other([rows for rows, _ in read], pad), torch.cat([done for _, done in read])
+    room = limit - prompts.shape[1]
+    answers = prompts.new_full((len(texts), room), pad)
     while True:
-        answers[going, : rows.ids.shape[1] - begin] = rows.ids[:, begin:]
-        left = _without(rows.done)
-        if not len(left) or rows.ids.shape[1] == limit:
-            return torch.cat([prompts, answers[:, : rows.ids.shape[1] - begin]], 1)
+        written = rows.ids[:, rows.begin :]
+        answers[going, : written.shape[1]] = written
+        left = _without(done)
+        if not len(left) or written.shape[1] == room:
+            return torch.cat([prompts, answers[:, : written.shape[1]]], 1)
         if len(left) < len(going):
             rows.cache.batch_select_indices(left)
-        going = going[left]
-        still = _Rows(rows.ids[left], rows.mask[left], rows.cache, rows.done[left])
-        rows = go_on(still, min(still.ids.shape[1] + PART, limit))
+            rows, going = replace(rows, ids=rows.ids[left], mask=rows.mask[left]), going[left]
+        rows, done = go_on(rows, min(PART, room - written.shape[1]))
+
+
+def _beginning(model: Any, texts: Sequence[torch.Tensor]) -> DynamicCache:
+    # What a model keeps of the tokens that all texts begin with; of few, or of a single text, nothing.
+    cache = growing_cache(_core(model).config.get_text_config())
+    shortest = min(map(len, texts))
+    heads = torch.stack([text[: shortest - 1] for text in texts])  # something must be left to go on from
+    common = int((heads == heads[0]).all(0).int().cumprod(0).sum())
+    if len(texts) > 1 and common >= WORTH:
+        few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_core(model).forward).parameters else {}
+        model(input_ids=heads[:1, :common], past_key_values=cache, use_cache=True, **few)
+    return cache
+
+
+def _padded(texts: Sequence[torch.Tensor], beginning: DynamicCache, pad: int) -> _Rows:
+    # Each text as `what all begin with, padding, the rest`; one alone has no padding, which makes reading it cheaper.
+    common, longest = beginning.get_seq_length(), max(map(len, texts))
+    ids = texts[0].new_full((len(texts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        rest = longest - len(text) + common
+        ids[row, :common], ids[row, rest:] = text[:common], text[common:]
+        mask[row, :common] = mask[row, rest:] = 1
+    return _Rows(ids, mask, longest, repeated(beginning, len(texts)))
+
+
+def _go_on(
+    model: Any, rows: _Rows, more: int, *, pad: int, criterion: Callable[[int], StopsByRow]
+) -> tuple[_Rows, torch.Tensor]:
+    # So many tokens more, or fewer if all rows are done; and which rows are.
+    stops, before = criterion(rows.begin), rows.ids.shape[1]
+    found = model.generate(
+        input_ids=rows.ids,
+        attention_mask=rows.mask,
+        past_key_values=rows.cache,
+        max_length=before + more,
+        pad_token_id=pad,
+        use_cache=True,
+        do_sample=False,
+        stopping_criteria=[stops],
+        return_dict_in_generate=True,
+    )
+    written = found.sequences[:, before:]
+    done = stops.done | torch.isin(written, _ends(model).to(written.device)).any(1)
+    mask = torch.cat([rows.mask, torch.ones_like(written)], 1)
+    return _Rows(found.sequences, mask, rows.begin, found.past_key_values), done
+
+
+def _below_each_other(parts: Sequence[_Rows], pad: int) -> _Rows:
+    # Each with one token that it has written; shorter ones are padded on the left.
+    if len(parts) == 1:
+        return parts[0]
+    begin = max(part.begin for part in parts)
+    ids = torch.cat([torch.nn.functional.pad(part.ids, (begin - part.begin, 0), value=pad) for part in parts])
+    mask = torch.cat([torch.nn.functional.pad(part.mask, (begin - part.begin, 0)) for part in parts])
+    return _Rows(ids, mask, begin, joined([part.cache for part in parts]))
 
 
 def _without(done: torch.Tensor) -> torch.Tensor:
@@ -112,59 +173,6 @@ def _without(done: torch.Tensor) -> torch.Tensor:
     left = torch.arange(len(going), device=done.device)
     left[done[: len(going)]] = going[going >= len(going)]
     return left
-
-
-def _begun(model: Any, prompts: torch.Tensor, mask: torch.Tensor, pad: int) -> _Rows:
-    # Rows in another order, and what the model keeps of the tokens that all begin with, once; where these are few, rows
-    # as they are and nothing kept.
-    none = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
-    rows = [row[kept.bool()] for row, kept in zip(prompts, mask, strict=True)]
-    shortest = min(map(len, rows))
-    heads = torch.stack([row[: shortest - 1] for row in rows])  # something must be left to go on from
-    alike = (heads == heads[0]).all(0)
-    common = int(alike.int().cumprod(0).sum())
-    cache = growing_cache(_core(model).config.get_text_config())
-    if len(rows) == 1 or common < WORTH:
-        return _Rows(prompts, mask, cache, none)
-    few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_core(model).forward).parameters else {}
-    model(input_ids=rows[0][None, :common], past_key_values=cache, use_cache=True, **few)
-    ids, kept = torch.full_like(prompts, pad), torch.zeros_like(mask)
-    ids[:, :common], kept[:, :common] = rows[0][:common], 1
-    for place, row in enumerate(rows):
-        rest = len(row) - common
-        ids[place, -rest:], kept[place, -rest:] = row[common:], 1
-    return _Rows(ids, kept, cache, none)
-
-
-def _go_on(model: Any, rows: _Rows, limit: int, *, pad: int, criterion: Callable[[], StopsByRow]) -> _Rows:
-    # Up to so many tokens, or until all rows are done.
-    stops = criterion()
-    found = model.generate(
-        input_ids=rows.ids,
-        attention_mask=rows.mask,
-        past_key_values=rows.cache,
-        max_length=limit,
-        pad_token_id=pad,
-        use_cache=True,
-        do_sample=False,
-        stopping_criteria=[stops],
-        return_dict_in_generate=True,
-    )
-    written = found.sequences[:, rows.ids.shape[1] :]
-    done = stops.done | torch.isin(written, _ends(model).to(written.device)).any(1)
-    return _Rows(found.sequences, torch.cat([rows.mask, torch.ones_like(written)], 1), found.past_key_values, done)
-
-
-def _of(begun: _Rows, part: torch.Tensor) -> _Rows:
-    # Some of the rows, each with what is kept of the tokens that all begin with.
-    return _Rows(begun.ids[part], begun.mask[part], repeated(begun.cache, len(part)), begun.done[part])
-
-
-def _below_each_other(parts: Sequence[_Rows]) -> _Rows:
-    if len(parts) == 1:
-        return parts[0]
-    ids, mask, done = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "mask", "done"))
-    return _Rows(ids, mask, joined([part.cache for part in parts]), done)
 
 
 def _core(model: Any) -> Any:

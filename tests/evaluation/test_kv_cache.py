@@ -81,12 +81,14 @@ def test_rows_are_repeated_and_joined() -> None:
     before = [layer.keys.clone() for layer in cache.layers]
     several, others = repeated(cache, 2), repeated(cache, 1)
     for place in range(len(before)):
-        several.update(torch.zeros(2, 2, 1, 4), torch.zeros(2, 2, 1, 4), place)
+        several.update(torch.full((2, 2, 2, 4), 2.0), torch.full((2, 2, 2, 4), 2.0), place)
         others.update(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4), place)
     assert [layer.keys.shape for layer in cache.layers] == [keys.shape for keys in before]
     whole = joined([several, others])
     assert len(whole.layers) == len(before)
     for layer, keys in zip(whole.layers, before, strict=True):
-        assert torch.equal(layer.keys[:, :, :5], keys.expand(3, -1, -1, -1))
-        assert layer.keys[:, 0, 5, 0].tolist() == layer.values[:, 1, 5, 3].tolist() == [0.0, 0.0, 1.0]
+        assert torch.equal(layer.keys[:2, :, :5], keys.expand(2, -1, -1, -1))
+        assert torch.equal(layer.keys[2:, :, 1:6], keys)
+        assert layer.keys[:, 0, 6, 0].tolist() == layer.values[:, 1, 6, 3].tolist() == [2.0, 2.0, 1.0]
+        assert not layer.keys[2, :, 0].any() and not layer.values[2, :, 0].any()
     assert several.get_seq_length() == others.get_seq_length() == 0

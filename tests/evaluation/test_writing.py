@@ -66,7 +66,7 @@ def alone(model: Any, row: list[int], stop: list[str]) -> list[int]:
 
 def together(model: Any, rows: list[list[int]], stop: list[str]) -> list[list[int]]:
     ids, mask = padded(rows)
-    criterion = partial(StopsByRow, TOKENIZER, stop, begin=ids.shape[1])
+    criterion = partial(StopsByRow, TOKENIZER, stop)
     found = likeliest(model, ids, mask, limit=ids.shape[1] + ANSWER, pad=PAD, criterion=criterion)
     assert torch.equal(found[:, : ids.shape[1]], ids)
     return found[:, ids.shape[1] :].tolist()
@@ -128,7 +128,7 @@ def test_prompts_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     handle = LLAMA.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
     together(LLAMA, rows, [])
     handle.remove()
-    assert read[:4] == [(2, 20), (2, 20), (1, 20), (5, 1)]
+    assert read[:4] == [(2, 20), (2, 20), (1, 18), (5, 1)]
 
 
 def test_a_cache_that_is_no_list_of_all_tokens_is_left_whole() -> None:
