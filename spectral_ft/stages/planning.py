@@ -1,8 +1,9 @@
 """What `plan` tells beside the plan: what a training step would take, and how far another plan is from it."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def estimated_step(
     from spectral_ft.models.device import autocast_dtype, compute_device, resolve_dtype
     from spectral_ft.training.backward import recompute_activations
     from spectral_ft.training.footprint import estimate_footprint
-    from spectral_ft.training.head_loss import fused_head_loss
+    from spectral_ft.training.head_loss import HeadIsNotLastError, fused_head_loss
 
     device = compute_device()
     dtype = resolve_dtype(experiment.model.dtype, device)
@@ -99,19 +100,21 @@ def estimated_step(
     bits = experiment.quantization.bits
     name = experiment.training.optimizer
 
+    of_step = partial(
+        estimate_footprint,
+        trained.model,
+        _batch(experiment),
+        base=parameters,
+        quantized={} if bits is None else dict.fromkeys(packed, bits),
+        optimizer_bytes=next((size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER),
+        autocast=autocast_dtype(experiment.model.dtype, device),
+    )
+
     def estimate(*, through_all: bool) -> "StepFootprint":
-        with fused_head_loss(trained.model) if experiment.training.fused_loss else nullcontext():
-            return estimate_footprint(
-                trained.model,
-                _batch(experiment),
-                base=parameters,
-                quantized={} if bits is None else dict.fromkeys(packed, bits),
-                optimizer_bytes=next(
-                    (size for part, size in OPTIMIZER_BYTES.items() if part in name), UNKNOWN_OPTIMIZER
-                ),
-                autocast=autocast_dtype(experiment.model.dtype, device),
-                through_all=through_all,
-            )
+        if experiment.training.fused_loss:
+            with suppress(HeadIsNotLastError), fused_head_loss(trained.model):
+                return of_step(through_all=through_all)
+        return of_step(through_all=through_all)
 
     found = estimate(through_all=False)
     stops_early = compare and 0 < len(found.path.passed) < len(found.path.blocks)

@@ -45,6 +45,10 @@ ROUNDING = 1e-4
 ROUNDING_16_BIT = 1e-2
 
 
+class HeadIsNotLastError(Exception):
+    """A model without weights does something between head and loss, so that it would keep its own loss."""
+
+
 @contextmanager
 def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | None = None) -> Iterator[bool]:
     """Let a causal model in training mode compute its loss without keeping logits.
@@ -54,10 +58,13 @@ def fused_head_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor] | 
     Args:
         model: Adapted; a model whose head is trained, adapted, quantized, has a bias, or is wider than its vocabulary
             behind a norm that must be left to it, stays as it is.
-        batch: To try it on; None tries nothing, for models without weights.
+        batch: To try it on; None tries nothing, for models without weights: of these a forward pass tells.
 
     Yields:
         Whether it does.
+
+    Raises:
+        HeadIsNotLastError: In the forward pass of a model without weights (fake tensors).
     """
     core: Any = pretrained(model)
     head = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
@@ -133,7 +140,9 @@ def _loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], passing: Se
 @functools.cache
 def _passing(kind: Any) -> Any:
     # A class like another, whose modules hand on what they are given while they are in training mode.
-    def forward(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+        if isinstance(hidden, FakeTensor):
+            self.handed_on = hidden
         return hidden if self.training else kind.forward(self, hidden)
 
     return type(f"Passing{kind.__name__}", (kind,), {"forward": forward, "passed": kind.forward})
@@ -161,6 +170,10 @@ class _HeadLoss:
             return self.own(logits=logits, labels=labels, vocab_size=vocab_size, **told, **options)
         if shift_labels is None:
             shift_labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+        if isinstance(logits, FakeTensor):
+            made: Any = self.head.handed_on
+            if logits is not made and logits.dtype == made.dtype:  # some widen their logits
+                raise HeadIsNotLastError(f"the logits of shape {tuple(logits.shape)} are not what the head has made")
         targets, hidden = shift_labels.reshape(-1).to(logits.device), logits.reshape(-1, logits.shape[-1])
         if not isinstance(targets, FakeTensor):  # which has no values: all may be learnt
             learnt = targets.ne(IGNORED).nonzero().squeeze(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MixtralConfig
+from transformers import GraniteConfig, LlamaConfig, MixtralConfig
 
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
@@ -110,6 +110,21 @@ def test_another_plan_is_read(tmp_path: Path) -> None:
     plan = AllocationPlan((MatrixAllocation("a", 2, 4.0),), 10, 10, 100)
     write_json(tmp_path / "plan.json", plan)
     assert other_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(("scale", "fused"), [(1.0, False), (None, True)])
+def test_a_model_that_does_more_than_its_head_keeps_its_logits(
+    scale: float | None, fused: bool, tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 4096, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    kind, more = (GraniteConfig, {"logits_scaling": scale}) if scale else (LlamaConfig, {})
+    kind(**sizes, num_attention_heads=4, num_key_value_heads=2, **more).save_pretrained(tmp_path)
+    options = ("model=hf", f"model.path={tmp_path}", "dataset.max_length=64")
+    own, asked = (
+        known(*options, f"training.fused_loss={choice}", "model.dtype=float32")["activations"]
+        for choice in ("false", "true")
+    )
+    assert (asked < 0.7 * own) if fused else (asked == own)
 
 
 def mixtral(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spectral_ft.models.loading import load_model
 from spectral_ft.models.quantization import Nf4
 from spectral_ft.training import head_loss
-from spectral_ft.training.head_loss import fused_head_loss
+from spectral_ft.training.head_loss import HeadIsNotLastError, fused_head_loss
 from tests.methods.small_bases import adapt, frozen, trained
 from tests.models.tiny_models import model_of
 from tests.oracles import law
@@ -132,6 +134,17 @@ def test_what_is_done_to_small_logits_is_seen(case: str, dtype: torch.dtype, sma
     model.get_output_embeddings().weight.mul_(small)
     with fused_head_loss(model, batch("llama")) as fused:
         assert not fused
+
+
+@pytest.mark.parametrize("case", [*DOING_MORE, "a plain head"])
+def test_of_a_model_without_weights_a_forward_pass_tells(case: str) -> None:
+    kind, sizes = DOING_MORE.get(case, ("llama", {}))
+    with FakeTensorMode():
+        model = model_of(kind, **sizes).requires_grad_(False).train()
+        inputs = {name: torch.zeros(2, 9, dtype=torch.long) for name in ("input_ids", "labels")}
+        expected = pytest.raises(HeadIsNotLastError, match="logits of shape") if case in DOING_MORE else nullcontext()
+        with fused_head_loss(model) as fused, expected:
+            assert fused and model(**inputs).loss.shape == ()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma", "qwen2", "gpt2"])
