@@ -28,6 +28,8 @@ TASKS = {
 FEW = {"gsm8k": 32, "arc_easy": 64, "boolq": 64}
 """Items by which one at a time is compared with as many as fit."""
 ADAPTERS = 3
+DTYPE = "bfloat16"
+"""Of the weights where nothing else is asked for; parity in another one is a row of its own."""
 ROWS = [*(f"parity {task}" for task in TASKS), *(f"batch {task}" for task in TASKS), "adapters"]
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="of each task where both are compared")
     parser.add_argument("--batch", type=int, default=16, help="items at a time where both are compared")
     parser.add_argument("--tokens", type=int, help="most new tokens of an answer where both are compared")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default=DTYPE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--contend", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -57,7 +59,8 @@ def main() -> None:
             kind, _, task = row.partition(" ")
             print(f"measuring {row}", file=sys.stderr)
             if kind == "parity":
-                found[row] = parity(
+                name = row if arguments.dtype == DTYPE else f"{row}, {arguments.dtype}"
+                found[name] = parity(
                     task, items=arguments.items, batch=arguments.batch, tokens=arguments.tokens, **shared
                 )
             elif kind == "batch":
@@ -354,7 +357,7 @@ def page(found: dict[str, Any]) -> str:
 
 def _said(row: str, one: dict[str, Any]) -> str:
     limit = f", at most {one['tokens']} tokens" if one.get("tokens") else ""
-    return f"{row.removeprefix('parity ')} ({one['dtype']}{limit})"
+    return f"{row.removeprefix('parity ').partition(',')[0]} ({one['dtype']}{limit})"
 
 
 if __name__ == "__main__":

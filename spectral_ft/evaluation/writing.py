@@ -10,7 +10,8 @@ Four things make a batch of long prompts with short answers slow, on a CPU slowe
   Here they are read in parts, long ones each alone and without padding.
 - The library copies what it keeps of all rows for every token. Here there is room for the next (`kv_cache`).
 
-What a model computes is the same up to rounding.
+What a model computes is the same up to rounding. In 16 bits that is enough to change many a likeliest token, as another
+size of the batch does too; so there a batch is written as the harness does it, and answers are its own.
 """
 
 import inspect
@@ -36,14 +37,17 @@ WORTH = 32
 
 
 def can_be_divided(model: Any) -> bool:
-    """Whether what a model keeps of a text can be repeated for several rows, and rows taken from it.
+    """Whether rows can be read apart, begin alike, and leave, with the answers that they have together.
 
     Args:
         model: A causal one, adapted or not.
 
     Returns:
-        True where it keeps keys and values of all tokens and nothing else, and no adapter adds some of its own.
+        True where it computes in float32, keeps keys and values of all tokens and nothing else, and no adapter adds
+        some of its own.
     """
+    if _core(model).dtype != torch.float32:
+        return False
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return False
     if getattr(model, "_is_stateful", False):

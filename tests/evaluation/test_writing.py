@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PrefixTuningConfig, TaskType, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 
 from spectral_ft.evaluation import writing
 from spectral_ft.evaluation.stopping import StopsByRow
@@ -129,6 +129,14 @@ def test_prompts_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     together(LLAMA, rows, [])
     handle.remove()
     assert read[:4] == [(2, 20), (2, 20), (1, 18), (5, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_16_bits_a_batch_is_the_harnesss_own(dtype: torch.dtype) -> None:
+    assert can_be_divided(model_of("llama"))
+    assert not can_be_divided(model_of("llama").to(dtype))
+    adapted = get_peft_model(model_of("llama").to(dtype), LoraConfig(task_type=TaskType.CAUSAL_LM))
+    assert not can_be_divided(adapted)
 
 
 def test_a_cache_that_is_no_list_of_all_tokens_is_left_whole() -> None:
