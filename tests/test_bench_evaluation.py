@@ -29,6 +29,7 @@ def test_a_rate_is_said_to_be_of_cpu_seconds(monkeypatch):
     monkeypatch.setattr(
         evaluation, "child", lambda **job: {"batch": 32, "cpu": 100.0 if job["batch"] else 40.0, "wall": 400.0}
     )
+    monkeypatch.setitem(evaluation.FEW, "gsm8k", 8)
     page = evaluation.page({"batch gsm8k": evaluation.batches("gsm8k", **SHARED)})
     heading, row = (line for line in page.splitlines() if "batch that was found" in line or line.startswith("| gsm8k"))
     assert "items a CPU second, one at a time | found | ratio" in heading
