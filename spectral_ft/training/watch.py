@@ -25,6 +25,8 @@ from spectral_ft.training.validation import Validation
 from spectral_ft.types import FILL
 
 log = logging.getLogger(__name__)
+REFRESH = 0.5
+"""Seconds between two looks of the bar, so that it costs a step of some milliseconds nothing."""
 NAMED = 16
 """Rows that a fault names, at most."""
 
@@ -85,6 +87,7 @@ class Watch(TrainerCallback):
             desc="training",
             unit="step",
             leave=False,
+            mininterval=REFRESH,
             disable=not is_first(),
         )
 
