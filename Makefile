@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-real lint types ci format bench-spectrum bench-calibration bench-train bench-evaluation wheel clean
+.PHONY: help install run test test-slow test-real lint types docs docs-serve ci format bench-spectrum bench-calibration bench-train bench-evaluation wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -41,7 +41,13 @@ format: install  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-ci: lint types test  ## what the CI runs
+docs: install  ## the documentation site, in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: install  ## the site while you write, on this machine
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+ci: lint types docs test  ## what the CI runs
 
 $(BIN)/.bench-installed: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

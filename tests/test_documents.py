@@ -16,7 +16,11 @@ from spectral_ft.option_help import ENTRIES
 from spectral_ft.report import parse as parse_report
 from tests.conftest import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), *REPOSITORY.glob("experiments/**/*.md")]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *REPOSITORY.glob("experiments/**/*.md"),
+]
 COMMAND = re.compile(
     r"^(?:\w+=\S+ )*(?:(?:python|torchrun [^\n]*?|accelerate launch [^\n]*?) ?-m spectral_ft\.|make )(.+)$", re.M
 )
