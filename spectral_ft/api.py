@@ -182,11 +182,16 @@ def _texts(source: str | Path | Sequence[str], files: Sequence[str], *, name: st
     return list(source)
 
 
-def drift(run_folder: str | Path, **options: Any) -> "pd.DataFrame | None":
+def drift(
+    run_folder: str | Path, *, own_code: Sequence[str] = (), trust_remote_code: bool = False, **options: Any
+) -> "pd.DataFrame | None":
     """How far a run moved its matrices, read from its folder, or measured where nobody has yet.
 
     Args:
-        run_folder: Of a run that is finished, or was cut after its training.
+        run_folder: Of a run that is finished, or was cut after its training. Its record is data: it can name only
+            components of spectral_ft.
+        own_code: Modules of your own that the record may name too, such as `["my_metrics"]`.
+        trust_remote_code: Run code that comes with the checkpoint; the record cannot ask for it.
         **options: Of the group `drift`, by their names in `conf/drift/default.yaml`: `top=20`. With any, the drift is
             measured anew and not written; without, it stays in the folder, as if the run had measured it.
 
@@ -196,7 +201,7 @@ def drift(run_folder: str | Path, **options: Any) -> "pd.DataFrame | None":
     Raises:
         CheckpointError: If the base or the adapter is missing, damaged, or does not belong to the other.
         ConfigError: If an option does not exist or has a wrong value.
-        RunError: If the folder holds no run whose training is finished.
+        RunError: If the folder holds no run whose training is finished, or its record names code that is not allowed.
     """
     from dataclasses import replace
 
@@ -208,7 +213,10 @@ def drift(run_folder: str | Path, **options: Any) -> "pd.DataFrame | None":
 
     folder = Path(run_folder).expanduser()
     recorded = read_record(folder)
-    experiment = RecordedRun(recorded_experiment(recorded.config), recorded, folder).as_trained
+    if isinstance(own_code, str):
+        own_code = [own_code]
+    built = recorded_experiment(recorded.config, own_code=own_code, trust_remote_code=trust_remote_code)
+    experiment = RecordedRun(built, recorded, folder).as_trained
     if options or isinstance(experiment.drift, NoDrift):
         chosen = {"drift": "default"} | {f"drift.{name}": value for name, value in options.items()}
         settings = build_experiment(composed([f"{key}={_written(value)}" for key, value in chosen.items()])).drift

@@ -1,6 +1,12 @@
-"""Configuration to components: the schema, the resolvers that `conf/` uses, and building."""
+"""Configuration to components: the schema, the resolvers that `conf/` uses, and building.
 
-from collections.abc import Callable, Mapping, Sequence
+A command line may name any class, since its user wrote it. A record may come from elsewhere: it is data, so it is
+built without resolvers, and only from components that the files of `conf/` name or that the caller allows.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +19,31 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from spectral_ft.composition import check_composition, check_parts
 from spectral_ft.configuration import CONF, EMBEDDED_MODEL
-from spectral_ft.errors import ConfigError, SpectralFTError
+from spectral_ft.errors import ConfigError, RunError, SpectralFTError
 from spectral_ft.experiment import Experiment, PlanParts
 from spectral_ft.fingerprint import cache_home
 from spectral_ft.identity import run_id
 from spectral_ft.option_faults import explain, fault_of_value
-from spectral_ft.schema import GROUPS, RunConfig
+from spectral_ft.schema import GROUPS, SHORTCUTS, RunConfig
 from spectral_ft.spelling import nearest
 
 ADDED = ("drift",)
 """Groups that records of format 1 may lack: they came later, and change no result."""
+Make = Callable[[Mapping[str, Any]], Any]
+"""Makes a component of its configuration."""
+AS_TOLD: Make = functools.partial(instantiate, _convert_="all")
+"""For a command line: from whatever it names."""
+LOOKUPS = frozenset(f"hydra.utils.get_{what}" for what in ("class", "method", "object", "static_method"))
+"""Targets that return whatever their argument names."""
+SPECIAL = ("_target_", "_partial_", "_args_")
+"""Keys of Hydra's that a record may have; the others change how it builds, and none of our runs writes them."""
 
 
 def register() -> None:
@@ -96,29 +110,110 @@ def build_experiment(config: DictConfig) -> Experiment:
     Raises:
         ConfigError: If an option has a wrong type or value, or does not exist.
     """
-    resolved = plain(config)
+    return _experiment(plain(config), make=AS_TOLD)
+
+
+def recorded_experiment(
+    config: Mapping[str, Any], *, own_code: Collection[str] = (), trust_remote_code: bool = False
+) -> Experiment:
+    """The components of a run that was recorded, by this version or one that knew fewer groups.
+
+    Args:
+        config: Resolved, as `run.json` or `result.json` has it. It is data: no interpolation in it is resolved.
+        own_code: Modules of the user's own whose classes and functions the record may name, as `my_metrics`.
+        trust_remote_code: Run code that comes with the checkpoint, whatever the record says.
+
+    Returns:
+        The components; a group that the record does not know is as if it did not exist (`none`).
+
+    Raises:
+        RunError: If the record lacks a part, or names code that the caller did not allow.
+    """
+    added = {
+        group: OmegaConf.to_container(composed([f"{group}=none"])[group], resolve=True)
+        for group in ADDED
+        if group not in config
+    }
+    whole = {**config, **added}
+    if missing := [key for key in RunConfig.__dataclass_fields__ if key not in whole]:
+        raise RunError(f"the record of the run has no {missing[0]}: it was edited, or another version wrote it.")
+    if wrong := [group for group in GROUPS if not isinstance(whole[group], Mapping)]:
+        raise RunError(f"the record of the run has {wrong[0]}={whole[wrong[0]]!r}, which is no component.")
+    model = whole["model"]
+    # A kernel of the hub is code as well.
+    remote = model.get("trust_remote_code") is True or "/" in str(model.get("attention"))
+    if remote and not trust_remote_code:
+        raise RunError(
+            "the run was trained with code from the hub or the checkpoint (model.trust_remote_code="
+            f"{model.get('trust_remote_code')}, model.attention={model.get('attention')}). If you trust that code, add "
+            "trust_remote_code=true."
+        )
+    whole["model"] = {**model, "trust_remote_code": trust_remote_code}
+    return _experiment(whole, make=functools.partial(_made, allowed=tuple(own_code)))
+
+
+def _experiment(resolved: dict[str, Any], *, make: Make) -> Experiment:
     if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
         raise ConfigError(f"{unknown[0]} is no option.{nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
-    components = {group: _component(group, config[group], seed=config.seed) for group in GROUPS}
+    seed = resolved["seed"]
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed!r} is not a seed: give a whole number from 0 to {2**32 - 1}.")
+    components = {group: _component(group, resolved[group], seed=seed, make=make) for group in GROUPS}
     experiment = Experiment(
-        run_id=run_id(resolved), seed=config.seed, figures=config.figures, config=resolved, **components
+        run_id=run_id(resolved), seed=seed, figures=resolved["figures"], config=resolved, **components
     )
     check_composition(experiment)
     return experiment
 
 
-def recorded_experiment(config: Mapping[str, Any]) -> Experiment:
-    """The components of a run that was recorded, by this version or one that knew fewer groups.
+@functools.cache
+def _own_components() -> frozenset[str]:
+    files = [path for path in CONF.rglob("*.yaml") if path.parent != CONF]
+    named = {name for path in files for name in re.findall(r"_target_: *([\w.]+)", path.read_text(encoding="utf-8"))}
+    return frozenset(name for name in named if name.startswith("spectral_ft."))
 
-    Args:
-        config: Resolved, as `run.json` or `result.json` has it.
 
-    Returns:
-        The components; a group that the record does not know is as if it did not exist (`none`).
-    """
-    added = {group: composed([f"{group}=none"])[group] for group in ADDED if group not in config}
-    register()
-    return build_experiment(OmegaConf.create({**config, **added}))
+def _made(config: Any, *, allowed: tuple[str, ...]) -> Any:
+    # As Hydra instantiates, but from allowed targets alone, and text stays text.
+    if isinstance(config, list | tuple):
+        return [_made(each, allowed=allowed) for each in config]
+    if not isinstance(config, Mapping):
+        return config
+    if other := [key for key in config if str(key).startswith("_") and key not in SPECIAL]:
+        raise RunError(f"the record of the run has the key {other[0]}, which no run writes: it was edited.")
+    values = {key: _made(value, allowed=allowed) for key, value in config.items() if key not in SPECIAL}
+    if "_target_" not in config:
+        return values
+    target, given = config["_target_"], _made(config.get("_args_", []), allowed=allowed)
+    if isinstance(target, str) and target in LOOKUPS:
+        return _located(next(iter([*given, *values.values()]), None), allowed)
+    component = _located(target, allowed)
+    try:
+        if config.get("_partial_"):
+            return functools.partial(component, *given, **values)
+        return component(*given, **values)
+    except TypeError as error:
+        raise RunError(f"the record of the run has a {target} that cannot be built: {error}.") from error
+
+
+def _located(target: Any, allowed: tuple[str, ...]) -> Any:
+    if isinstance(target, str) and target in _own_components():
+        return get_object(target)
+    module = str(target).rpartition(".")[0]
+    if isinstance(target, str) and _is_in(target, allowed):
+        found = get_object(target)
+        home = getattr(getattr(found, "func", found), "__module__", None)
+        if _is_in(str(home), allowed):  # `mine.os.system` is not code of `mine`
+            return found
+        module = str(home)
+    raise RunError(
+        f"the record of the run names {target!r}, which is no component of spectral_ft and could run any code. If it "
+        f"is your own and you trust it, add own_code={module or 'MODULE'}."
+    )
+
+
+def _is_in(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{module}.") for module in allowed)
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -151,13 +246,14 @@ def _places(running: Hydra) -> Sequence[SearchPathElement]:
     return running.config_loader.get_search_path().get_path()
 
 
-def build_parts(named: str, *, option: str, seed: int) -> PlanParts:
+def build_parts(named: str, *, option: str, seed: int, make: Make = AS_TOLD) -> PlanParts:
     """What makes the plan of another method.
 
     Args:
         named: METHOD or METHOD/POLICY, then overrides of their options, separated by spaces.
         option: That named it, for the error.
         seed: Of the run, for a policy without a seed of its own.
+        make: Makes a component of its configuration.
 
     Returns:
         The components, with the options of their files where no override says otherwise.
@@ -169,10 +265,13 @@ def build_parts(named: str, *, option: str, seed: int) -> PlanParts:
     method, _, policy = first.partition("/")
     for group, choice in (("method", method), ("rank_policy", policy)):
         _check_choice(group, choice, option=option, said=named) if choice or group == "method" else None
+    if make is not AS_TOLD:
+        _check_overrides(overrides, said=f"{option}={named}")
     chosen = [f"method={method}", *([f"rank_policy={policy}"] if policy else []), *overrides]
-    config = composed([f"seed={seed}", *chosen])
+    config = plain(composed([f"seed={seed}", *chosen]))
     parts = PlanParts(**{
-        group: _component(group, config[group], seed=config.seed) for group in PlanParts.__dataclass_fields__
+        group: _component(group, config[group], seed=config["seed"], make=make)
+        for group in PlanParts.__dataclass_fields__
     })
     check_parts(parts)
     return parts
@@ -184,26 +283,37 @@ def _check_choice(group: str, choice: str, *, option: str, said: str) -> None:
         raise ConfigError(f"{option}={said} names no {group}: there is {', '.join(known)}.{nearest(choice, known)}")
 
 
-def _with_policy(config: DictConfig) -> DictConfig:
+def _check_overrides(overrides: Sequence[str], *, said: str) -> None:
+    # Hydra's own options can import packages, and an interpolation can read the environment.
+    for override in overrides:
+        group = re.split("[.=@]", override.lstrip("+~"), maxsplit=1)[0]
+        if "${" in override or "_target_" in override or group not in (*GROUPS, *SHORTCUTS):
+            raise RunError(
+                f"the record of the run has {said}: {override} is no plain option of a component, which no run writes."
+            )
+
+
+def _with_policy(config: Mapping[str, Any]) -> Mapping[str, Any]:
     # A control names another policy, whose options are those of its file.
-    name = str(config.of)
+    name = str(config["of"])
     _check_choice("rank_policy", name, option="rank_policy.of", said=name)
-    other = OmegaConf.load(CONF / "rank_policy" / f"{name}.yaml")
-    if "of" in other:
+    other = OmegaConf.to_container(OmegaConf.load(CONF / "rank_policy" / f"{name}.yaml"), resolve=True)
+    if "of" in other:  # type: ignore[operator]
         raise ConfigError(f"rank_policy.of is {name}, itself a control: name another policy.")
-    return OmegaConf.create({**config, "of": other})
+    return {**config, "of": other}
 
 
-def _component(group: str, config: DictConfig, *, seed: int) -> Any:
+def _component(group: str, config: Mapping[str, Any], *, seed: int, make: Make) -> Any:
     if group == "rank_policy":
         config = _with_policy(config) if isinstance(config.get("of"), str) else config
-        if "seed" in config and config.seed is None:  # stays null in the record: runs of other seeds are of one arm
-            config = OmegaConf.create({**config, "seed": seed})
+        if "seed" in config and config["seed"] is None:  # stays null in the record: runs of other seeds are of one arm
+            config = {**config, "seed": seed}
     try:
         if group == "budget" and isinstance(config.get("of"), str):
-            others = OmegaConf.create({key: value for key, value in config.items() if key != "of"})
-            return instantiate(others, _partial_=True)(of=build_parts(config.of, option="budget.of", seed=seed))
-        return instantiate(config, _convert_="all")
+            others = {key: value for key, value in config.items() if key != "of"}
+            of = build_parts(config["of"], option="budget.of", seed=seed, make=make)
+            return make({**others, "_partial_": True})(of=of)
+        return make(config)
     except InstantiationException as error:
         cause = error.__cause__ or error
         # What is nested (a task of a benchmark) is wrapped once a level.
@@ -216,7 +326,7 @@ def _component(group: str, config: DictConfig, *, seed: int) -> Any:
         raise ConfigError(f"{group}: {str(error).splitlines()[0]}") from error
 
 
-def _explained(group: str, config: DictConfig, cause: BaseException) -> SpectralFTError:
+def _explained(group: str, config: Mapping[str, Any], cause: BaseException) -> SpectralFTError:
     if isinstance(cause, SpectralFTError):
         return cause
     if isinstance(cause, ValidationError):

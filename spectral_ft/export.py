@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spectral_ft.adapters.merging import Difference
     from spectral_ft.stages.export import Export
 
-USAGE = """usage: python -m spectral_ft.export run=DIR to=[FORM,...] [out=DIR]
+USAGE = """usage: python -m spectral_ft.export run=DIR to=[FORM,...] [out=DIR] [own_code=MODULE] [OPTION=VALUE]
 
   run=DIR   the folder of a run that is finished, or was cut after its training
   to=FORM   one form, or several in brackets:
@@ -27,12 +27,15 @@ USAGE = """usage: python -m spectral_ft.export run=DIR to=[FORM,...] [out=DIR]
               pth      the state dict of the merged model, for torch.load(weights_only=True)
               axolotl  the adapted matrices as Axolotl's unfrozen_parameters
   out=DIR   where to put them; default: export in the run's folder
+  own_code=MODULE          a module of your own that the run's record may name, or several in brackets; without it
+                           a record can name only components of spectral_ft
+  trust_remote_code=true   run code that comes with the checkpoint; a record cannot ask for it
 
 A merged model is in the precision in which the base was loaded, never in 4 bits. export.json and the table tell
 how far its logits are from those of the adapter, each as the largest difference of a logit and as the share of
 their norm."""
 
-KEYS = ("run", "to", "out")
+KEYS = ("run", "to", "out", "own_code", "trust_remote_code")
 
 
 class Options(NamedTuple):
@@ -41,6 +44,8 @@ class Options(NamedTuple):
     run: Path
     to: tuple[str, ...]
     out: Path
+    own_code: tuple[str, ...] = ()
+    trust_remote_code: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -73,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Options:
     for key in ("run", "to"):
         if key not in found:
             raise ConfigError(f"{key}= is missing: give run=DIR and to=[{','.join(FORMS)}].")
-    forms = tuple(dict.fromkeys(form.strip() for form in found["to"].strip("[]").split(",")))
+    forms = _several(found["to"])
     for form in forms:
         if form not in FORMS:
             raise ConfigError(f"to={form} is no form.{nearest(form, list(FORMS))} There is {', '.join(FORMS)}.")
@@ -81,7 +86,9 @@ def parse(arguments: Sequence[str]) -> Options:
     out = Path(found["out"]).expanduser() if "out" in found else run / "export"
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out={out} is a file: give a folder.")
-    return Options(run, forms, out)
+    if (trusted := found.get("trust_remote_code", "false")) not in {"true", "false"}:
+        raise ConfigError(f"trust_remote_code={trusted} is neither true nor false.")
+    return Options(run, forms, out, _several(found.get("own_code", "")), trusted == "true")
 
 
 def job(options: Options) -> None:
@@ -95,7 +102,9 @@ def job(options: Options) -> None:
     from spectral_ft.stages.recorded_run import read_record
 
     recorded = read_record(options.run)
-    experiment = recorded_experiment(recorded.config)
+    experiment = recorded_experiment(
+        recorded.config, own_code=options.own_code, trust_remote_code=options.trust_remote_code
+    )
     report = export(experiment, recorded, options.run, forms=options.to, out=options.out)
     print(export_table(report, options))
 
@@ -149,6 +158,10 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _several(given: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for each in given.strip("[]").split(",") if (part := each.strip())))
 
 
 def _said(apart: "Difference | None") -> str:

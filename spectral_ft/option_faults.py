@@ -1,7 +1,7 @@
 """What a wrong option is told: one sentence, with the nearest names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -24,7 +24,7 @@ PACKAGES = {
 """Choices that come with packages of their own, to the extra of pyproject.toml that brings them."""
 
 
-def fault_of_value(group: str, config: DictConfig, fault: Any) -> str:
+def fault_of_value(group: str, config: Mapping[str, Any], fault: Any) -> str:
     """What pydantic found wrong with an option.
 
     Args:
