@@ -28,6 +28,7 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.stages.adapters import adapter_folders
     from spectral_ft.stages.benchmarks import prepare_tasks, source_tasks
     from spectral_ft.stages.evaluation import Scorer
+    from spectral_ft.stages.reading import check_description
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = build_experiment(config)
@@ -38,12 +39,15 @@ def job(config: "DictConfig") -> None:
         print(score_table(scores, folder, title=f"answers of {config.rescore}, read again"))
         return
     with claimed(folder, experiment.run_id):
-        checkpoint = experiment.model.locate()
-        adapters = adapter_folders(config.adapter, experiment.model.label, checkpoint)
+        adapter_folders(config.adapter, experiment.model.label, None)
+        checkpoint = experiment.model.locate(weights=False)
         tasks = source_tasks(experiment)
         mark_started(folder, experiment.run_id, experiment.config)
         prepare_tasks(experiment, checkpoint, tasks, folder)
+        check_description(experiment, checkpoint)
+        checkpoint = experiment.model.complete(checkpoint)
         checkpoint.check_whole()
+        adapters = adapter_folders(config.adapter, experiment.model.label, checkpoint)
         scorer = Scorer(experiment, checkpoint, tasks)
         for name, adapter in adapters.items():
             place = folder / name if len(adapters) > 1 else folder

@@ -69,7 +69,11 @@ def explain(error: Exception, overrides: list[str]) -> str | None:
 
 
 def _unknown_choice(file: str, options: Sequence[str]) -> str:
-    group, _, choice = file.rpartition("/")
+    owner = next((group for group in GROUPS if file.startswith(f"{group}/")), None)
+    group, _, choice = file.rpartition("/") if owner is None else (owner, "/", file[len(owner) + 1 :])
+    if group == "model" and "/" in choice:
+        option = "model.path" if choice.startswith(("/", ".", "~")) else "model.id"
+        return f"model={choice} does not exist: for a model of your own choice write model=hf {option}={choice}."
     if extra := PACKAGES.get(file):
         pinned = "" if extra == "ray" else "-c constraints.txt "  # whose launcher wants another cloudpickle
         install = f"pip install {pinned}-e '.[{extra}]'"

@@ -27,8 +27,8 @@ from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.stages.mirroring import show_plan, show_results
 from spectral_ft.stages.overlap import training_overlap
-from spectral_ft.stages.reading import what_plans_read
-from spectral_ft.stages.training import check_data, train_adapter
+from spectral_ft.stages.reading import check_description, what_plans_read
+from spectral_ft.stages.training import check_data, check_examples, train_adapter
 from spectral_ft.storage import write_json
 from spectral_ft.tracking.tracker import Silent
 from spectral_ft.types import AllocationPlan, BenchmarkScore, Overlap, RunResult, TrainOutcome
@@ -55,7 +55,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
     with claimed(folder, experiment.run_id) if is_first() else nullcontext():
         if done := finished_run(folder, experiment.run_id):
             return done
-        checkpoint = experiment.model.locate()
+        checkpoint = experiment.model.locate(weights=False)  # whatever can be wrong is found before they are fetched
         check_data(experiment, checkpoint)
         tasks = source_tasks(experiment)
         with first_process_first():
@@ -64,6 +64,9 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             log.info("run %s in %s", experiment.run_id, folder)
             prepare_tasks(experiment, checkpoint, tasks, folder)
             overlap = None if isinstance(experiment.method, Nothing) else training_overlap(experiment, folder)
+            check_examples(experiment, checkpoint, folder)
+            check_description(experiment, checkpoint)
+            checkpoint = experiment.model.complete(checkpoint)
             checkpoint.check_whole()
             report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
             base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))

@@ -30,7 +30,9 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.stages.allocation import plan_allocation, plan_of
     from spectral_ft.stages.base import base_model
     from spectral_ft.stages.planning import estimated_step, other_plan
-    from spectral_ft.stages.reading import what_plans_read
+    from spectral_ft.stages.probe import is_asked
+    from spectral_ft.stages.reading import reads_weights, what_plans_read
+    from spectral_ft.stages.training import check_data, check_examples
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = build_experiment(config)
@@ -38,8 +40,13 @@ def job(config: "DictConfig") -> None:
     file = Path(against).expanduser() if against and against.endswith(".json") else None
     rival = build_parts(against, option="planning.against", seed=experiment.seed) if against and file is None else None
     with claimed(folder, experiment.run_id):
-        checkpoint = experiment.model.locate()
         wanted = all_parts(experiment.parts, *([rival] if rival else []))
+        checkpoint = experiment.model.locate(weights=False)
+        if reads_weights(wanted):
+            if is_asked(wanted):
+                check_data(experiment, checkpoint)
+                check_examples(experiment, checkpoint, folder)
+            checkpoint = experiment.model.complete(checkpoint)
         report, found = what_plans_read(experiment, checkpoint, parts=wanted, folder=folder)
         base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
         plan = plan_allocation(experiment.parts, base, report, found, folder=folder)

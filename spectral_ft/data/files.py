@@ -8,6 +8,7 @@ columns are called 0, 1, ...
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,29 @@ def to_items(rows: list[dict[str, Any]], convert: Callable[[dict[str, Any]], Ite
         try:
             items.append(convert(row))
         except KeyError as error:
-            raise DataError(f"{source}, row {number}: no column {error}; its columns are {', '.join(row)}.") from error
+            missing = ", ".join(_missing(row, convert)) or str(error)
+            raise DataError(
+                f"{source}, row {number}: no column {missing}; its columns are {', '.join(row)}."
+            ) from error
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"{source}, row {number}: unexpected content ({error}).") from error
     return items
+
+
+class _Lacking(dict[str, Any]):
+    """A row that notes which of its columns are asked for in vain."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.missing: list[str] = []
+
+    def __missing__(self, column: str) -> str:
+        self.missing.append(column)
+        return ""
+
+
+def _missing(row: Mapping[str, Any], convert: Callable[[dict[str, Any]], Item]) -> list[str]:
+    lacking = _Lacking(row)
+    with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError):  # of the text that is not there
+        convert(lacking)
+    return [repr(column) for column in dict.fromkeys(lacking.missing)]

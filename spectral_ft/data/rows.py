@@ -9,6 +9,7 @@ Sources of the forms: GSM8K (arXiv:2110.14168), AQuA-RAT (arXiv:1705.04146), MAW
 (arXiv:1804.07461), IMDb (Maas et al., ACL 2011).
 """
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ SENTIMENTS: Mapping[str, str] = {"0": "negative", "1": "positive", "negative": "
 
 QUESTIONS = ("question", "original_text", "Question", "sentence", "text", "0")
 """Columns that hold what is asked, where it is all that is asked."""
+
+
+PLACEHOLDER = re.compile(r"\bN_(\d+)\b")
+"""Of a number in a question of MAWPS."""
 
 
 class Item(NamedTuple):
@@ -146,15 +151,20 @@ def mawps(row: Row) -> Item:
     """A short arithmetic problem.
 
     Args:
-        row: With original_text, equation and ans, or LLM-Adapters' form.
+        row: With original_text, equation and ans, or Question, Numbers and Answer as on the hub, where `N_00` in a
+            question stands for the first of the numbers, or LLM-Adapters' form.
 
     Returns:
-        The item; its completion is the equation and the answer.
+        The item; its completion is the equation, if there is one, and the answer.
+
+    Raises:
+        ValueError: If the question has a placeholder for which the row has no number.
     """
     if "instruction" in row:
         return instruction(row)
     if "original_text" not in row:
-        return Item(row["Question"], f"The answer is {row['Answer']}.", str(row["Answer"]))
+        answer = _short(row["Answer"])
+        return Item(_with_numbers(row["Question"], row.get("Numbers")), f"The answer is {answer}.", answer)
     return Item(row["original_text"], f"{row['equation']} The answer is {row['ans']}.", str(row["ans"]))
 
 
@@ -224,9 +234,31 @@ def asked(row: Row) -> Item:
         if column is None:
             raise KeyError(f"instruction, {', '.join(QUESTIONS)}")
         text = row[column]
+        if column == "Question" and isinstance(text, str):
+            text = _with_numbers(text, row.get("Numbers"))
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is no text")
     return Item(text, "", "")
+
+
+def _with_numbers(question: str, numbers: object) -> str:
+    # MAWPS on the hub: "N_00 cups" and "8.0 4.0".
+    values = [] if numbers is None else str(numbers).split()
+
+    def value(placeholder: "re.Match[str]") -> str:
+        place = int(placeholder[1])
+        if place >= len(values):
+            raise ValueError(
+                f"the question asks for {placeholder[0]}, and its column Numbers holds {len(values)} numbers"
+            )
+        return _short(values[place])
+
+    return PLACEHOLDER.sub(value, question)
+
+
+def _short(number: object) -> str:
+    # 8.0 as 8, for that is how the text of the source has it.
+    return re.sub(r"\.0+$", "", str(number))
 
 
 def _sentiment(text: str, label: object) -> Item:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from spectral_ft.errors import ConfigError
 from spectral_ft.evaluation.prepare import PreparedTask
-from spectral_ft.hub import hub_errors
+from spectral_ft.hub import ask_hub
 
 SEED = 0
 """Of the examples in the prompt that is tried."""
@@ -34,8 +34,10 @@ def harness_items(task: PreparedTask) -> list[HarnessItem]:
     """
     from lm_eval.tasks import TaskManager
 
-    with hub_errors(f"benchmark {task.name}", override="benchmark.data_dir=FOLDER"):
-        loaded = TaskManager(include_defaults=False).load([str(task.file)])["tasks"][task.name]
+    def load() -> Any:
+        return TaskManager(include_defaults=False).load([str(task.file)])["tasks"][task.name]
+
+    loaded = ask_hub(load, f"benchmark {task.name}", override="benchmark.data_dir=FOLDER")
     rows = [dict(row) for row in loaded.eval_docs]
     if shots := loaded.get_config("num_fewshot"):
         _check_examples(loaded, rows[0], shots, task.name)

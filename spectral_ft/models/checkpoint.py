@@ -10,7 +10,7 @@ from spectral_ft.errors import CheckpointError
 from spectral_ft.fingerprint import file_fingerprint, path_fingerprint, text_fingerprint
 from spectral_ft.models import torch_files
 from spectral_ft.models.block_matrices import BlockMatrices
-from spectral_ft.models.tensors import INDEX, Contents, StoredTensor, safetensors_contents
+from spectral_ft.models.tensors import Contents, StoredTensor, is_safetensors, safetensors_contents
 from spectral_ft.types import MatrixShape
 
 
@@ -72,7 +72,7 @@ class Checkpoint:
         Raises:
             CheckpointError: If it has neither.
         """
-        if (self.folder / INDEX).exists() or any(self.folder.glob("*.safetensors")):
+        if is_safetensors(self.folder):
             return safetensors_contents(self.folder)
         if any((self.folder / name).exists() for name in (torch_files.SINGLE, torch_files.INDEX)):
             return torch_files.torch_contents(self.folder)

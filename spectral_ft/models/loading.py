@@ -23,6 +23,8 @@ from spectral_ft.models.kinds import Kind, padding_side
 from spectral_ft.models.quantization import check_supported
 from spectral_ft.models.slow_dtype import WORTH_SAYING, slowdown
 from spectral_ft.models.soundness import check_finite, fresh_parameters
+from spectral_ft.models.tensors import is_safetensors
+from spectral_ft.models.torch_files import torch_contents
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
@@ -88,6 +90,9 @@ def load_model(
         check_supported(device)
     if packing is not None and heads:
         packing.llm_int8_skip_modules = list(heads)  # it is trained as a whole
+    safe = is_safetensors(folder)
+    if not safe:
+        torch_contents(folder)  # refuses a `.bin` file that holds more than weights, in our words
     try:
         with _seeded(head_seed, device), _quiet():
             model, told = LOADERS[kind].from_pretrained(
@@ -98,7 +103,7 @@ def load_model(
                 device_map={"": device},
                 attn_implementation=attention,
                 trust_remote_code=trust_remote_code,
-                use_safetensors=True,
+                use_safetensors=safe,
                 ignore_mismatched_sizes=True,  # they are told below, with both shapes
                 output_loading_info=True,
             )

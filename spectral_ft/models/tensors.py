@@ -16,6 +16,7 @@ import numpy as np
 from spectral_ft.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 LARGEST_HEADER = 100 << 20  # bytes; the format's own bound
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 DTYPES = {**FLOATS, "U8": "|u1", "I8": "|i1"}
@@ -117,6 +118,18 @@ class Contents:
     tensors: dict[str, Tensor]
     faults: dict[str, str]
     """Tensor name to the sentence that says why it cannot be read."""
+
+
+def is_safetensors(folder: Path) -> bool:
+    """Whether a folder's weights are read from safetensors.
+
+    Args:
+        folder: Of a checkpoint.
+
+    Returns:
+        True if it holds any; they win over `.bin` files next to them.
+    """
+    return (folder / INDEX).exists() or any(folder.glob("*.safetensors"))
 
 
 def safetensors_contents(folder: Path) -> Contents:

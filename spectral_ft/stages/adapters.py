@@ -9,13 +9,15 @@ from spectral_ft.identity import adapter_folder
 from spectral_ft.models.checkpoint import Checkpoint
 
 
-def adapter_folders(named: str | Sequence[str] | None, model: str, checkpoint: Checkpoint) -> Mapping[str, Path | None]:
+def adapter_folders(
+    named: str | Sequence[str] | None, model: str, checkpoint: Checkpoint | None
+) -> Mapping[str, Path | None]:
     """What shall be scored, looked at before a base is loaded.
 
     Args:
         named: Folders of adapters, or of runs that have one; None for the base alone.
         model: What records call the base.
-        checkpoint: It.
+        checkpoint: It, with weights; None does not compare what the adapters were trained on.
 
     Returns:
         A name that is no other's to the adapter; `base` to None where there is none.
@@ -35,7 +37,8 @@ def adapter_folders(named: str | Sequence[str] | None, model: str, checkpoint: C
         if not folder.is_dir():
             raise CheckpointError(f"adapter={one} is no folder: give that of an adapter, or of a finished run.")
         form_of(folder)
-        check_origin(folder, model=model, fingerprint=checkpoint.fingerprint)
+        if checkpoint is not None:
+            check_origin(folder, model=model, fingerprint=checkpoint.fingerprint)
         if folder in found.values():
             raise ConfigError(f"adapter={one} is named twice: each adapter is scored once.")
         found[_name(said.resolve(), taken=found)] = folder

@@ -92,6 +92,37 @@ def probe(
     return found
 
 
+def is_asked(parts: Sequence[PlanParts]) -> bool:
+    """Whether plans need a probe.
+
+    Args:
+        parts: Of the plans.
+
+    Returns:
+        True if one of them reads what it shows.
+    """
+    return any(_asked(parts))
+
+
+def check_enough(experiment: Experiment, examples: int) -> None:
+    """Check that there are as many examples as the probe takes.
+
+    Args:
+        experiment: Its components.
+        examples: Of the training set, as far as they are trained on.
+
+    Raises:
+        ConfigError: If there are fewer.
+    """
+    settings = experiment.probe
+    wanted = settings.batches * settings.batch_size
+    if examples < wanted:
+        raise ConfigError(
+            f"probe.batches={settings.batches} of probe.batch_size={settings.batch_size} are {wanted} examples, and "
+            f"dataset={experiment.dataset.name} has {examples}: lower one of them."
+        )
+
+
 def joined(report: SpectralReport, found: Probe | None) -> SpectralReport:
     """A report with the probe's columns.
 
@@ -142,11 +173,7 @@ def _batches(
     examples, collate = data.training, data.collate
     settings = experiment.probe
     wanted = settings.batches * settings.batch_size
-    if len(examples) < wanted:
-        raise ConfigError(
-            f"probe.batches={settings.batches} of probe.batch_size={settings.batch_size} are {wanted} examples, and "
-            f"dataset={experiment.dataset.name} has {len(examples)}: lower one of them."
-        )
+    check_enough(experiment, len(examples))
     ids = random.Random(settings.seed).sample(range(len(examples)), wanted)
     size = settings.batch_size
     return tuple(ids), [collate([examples[i] for i in ids[start : start + size]]) for start in range(0, wanted, size)]

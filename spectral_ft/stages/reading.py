@@ -31,7 +31,8 @@ def what_plans_read(
     """
     read = columns_read(parts)
     if not checkpoint.has_weights:
-        if asked := sorted(read) or ["gradient sketches"] * any(each.grouping.reads_sketches for each in parts):
+        if reads_weights(parts):
+            asked = sorted(read) or ["gradient sketches"]
             raise CheckpointError(
                 f"{checkpoint.folder} holds config.json and no weights, and the plan needs {', '.join(asked)} of them: "
                 "give the whole checkpoint, or a policy that needs shapes only (uniform, depth)."
@@ -43,6 +44,37 @@ def what_plans_read(
         report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
     found = probe(experiment, checkpoint, report, parts=parts, folder=folder)
     return joined(report, found), found
+
+
+def check_description(experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """Check what a model says of itself, before its weights are fetched.
+
+    Args:
+        experiment: Its components.
+        checkpoint: Of the base; its weights are not read.
+
+    Raises:
+        CheckpointError: If the tokenizer cannot be used, or the architecture is unknown.
+        ConfigError: If no matrix is chosen.
+    """
+    from spectral_ft.models.loading import load_tokenizer
+
+    source = experiment.model
+    load_tokenizer(checkpoint.folder, kind=source.kind, trust_remote_code=source.trust_remote_code)
+    if not checkpoint.has_weights:
+        report_without_weights(experiment, checkpoint)
+
+
+def reads_weights(parts: Sequence[PlanParts]) -> bool:
+    """Whether plans read anything but the shapes of the matrices.
+
+    Args:
+        parts: Of the plans.
+
+    Returns:
+        True if one of them reads spectra or what a probe shows.
+    """
+    return bool(columns_read(parts)) or any(each.grouping.reads_sketches for each in parts)
 
 
 def report_without_weights(experiment: Experiment, checkpoint: Checkpoint) -> SpectralReport:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import DataError, OutOfMemory
-from spectral_ft.experiment import Experiment, Scheduled
+from spectral_ft.experiment import Experiment, Scheduled, all_parts
 from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 from spectral_ft.machine import git_commit, package_versions
 from spectral_ft.methods.none import Nothing
@@ -19,6 +19,7 @@ from spectral_ft.stages.base import load_base
 from spectral_ft.stages.examples import Tokenised, tokenised
 from spectral_ft.stages.losses import HeldOutLosses
 from spectral_ft.stages.planning import estimated_memory
+from spectral_ft.stages.probe import check_enough, is_asked
 from spectral_ft.stages.rounds import Reallocation, state_of
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcome
@@ -52,6 +53,30 @@ def check_data(experiment: Experiment, checkpoint: Checkpoint) -> None:
             f"dataset.max_length={dataset.max_length} is beyond the context of {experiment.model.label}, which is "
             f"{context} tokens: set dataset.max_length={context} or less."
         )
+
+
+def check_examples(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> None:
+    """Tokenise the examples and count them, before weights are downloaded or analysed.
+
+    Args:
+        experiment: Its components.
+        checkpoint: The base; its weights are not read.
+        folder: Of the run, where it says which rows are test items.
+
+    Raises:
+        ConfigError: If there are too few examples for the probe or for a step, or too few steps for the method.
+        DataError: If an example cannot be tokenised.
+    """
+    if isinstance(experiment.method, Nothing) or (folder / "train.json").exists():
+        return
+    from spectral_ft.training.arguments import check_amount, optimizer_steps
+
+    rows, settings = tokenised(experiment, checkpoint, folder), experiment.training
+    check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
+    if isinstance(experiment.method, Scheduled):
+        experiment.method.check_steps(optimizer_steps(settings, len(rows.training)))
+    if is_asked(all_parts(experiment.parts)):
+        check_enough(experiment, len(rows.training))
 
 
 def train_adapter(

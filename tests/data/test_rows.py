@@ -106,6 +106,28 @@ def test_mawps_has_two_raw_forms(row, item):
 
 
 @pytest.mark.parametrize(
+    ("question", "numbers", "asked"),
+    [
+        ("N_00 cups and N_01 more", "8.0 4.0", "8 cups and 4 more"),
+        ("N_01 of N_00, N_01 again", "28.3 1000.0", "1000 of 28.3, 1000 again"),
+        ("N_10 is not N_1", " ".join(map(str, range(11))), "10 is not 1"),
+        ("one number: N_00", 7.0, "one number: 7"),
+        ("2 and 2, N_A, IN_00", None, "2 and 2, N_A, IN_00"),
+    ],
+)
+def test_numbers_of_mawps_stand_where_its_placeholders_are(question, numbers, asked):
+    row = {"Question": question, "Numbers": numbers, "Equation": "N_00 + N_01", "Answer": 12.0}
+    assert rows.mawps(row) == Item(asked, "The answer is 12.", "12")
+    assert rows.asked(row).instruction == asked
+
+
+@pytest.mark.parametrize("row", [{"Numbers": "1.0"}, {"Numbers": ""}, {}])
+def test_a_placeholder_that_has_no_number_is_refused(row):
+    with pytest.raises(ValueError, match="N_01"):
+        rows.mawps({"Question": "N_01 cups", "Answer": 1.0, **row})
+
+
+@pytest.mark.parametrize(
     "row",
     [
         {"Body": "He has 5", "sQuestion": "How many?", "lSolutions": 5.0},

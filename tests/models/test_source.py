@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from spectral_ft.errors import CheckpointError, ConfigError
-from spectral_ft.models.source import FILES, ModelSource
+from spectral_ft.models.source import ModelSource, describing_files, weight_files
 
 
 def source(**options):
@@ -62,13 +62,35 @@ def test_a_missing_local_folder_is_not_looked_for_on_the_hub(tmp_path):
         source(id="org/name", path=str(tmp_path / "nowhere")).locate()
 
 
-def test_a_model_from_the_hub_is_asked_for_without_pickles(tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text("{}")
-    asked = []
-    monkeypatch.setattr(
-        "spectral_ft.hub.download_model",
-        lambda model, *, revision, patterns: asked.append((model, revision, patterns)) or tmp_path,
-    )
-    assert source(id="org/name", revision="main").locate().folder == tmp_path
-    assert asked == [("org/name", "main", FILES)]
-    assert not any(pattern.endswith((".bin", ".pt", ".pkl")) for pattern in FILES)
+PUBLISHED = [
+    "README.md", "config.json", "model-1-of-2.safetensors", "model.safetensors.index.json", "modeling.py",
+    "onnx/config.json", "original/consolidated.00.pth", "original/tokenizer.model", "pytorch_model.bin",
+    "pytorch_model.bin.index.json", "tokenizer.json", "tokenizer.model", "vocab.txt",
+]  # fmt: skip
+
+
+def test_what_describes_a_model_is_small_and_at_the_top():
+    described = {"config.json", "tokenizer.json", "tokenizer.model", "vocab.txt"}
+    assert set(describing_files(PUBLISHED, code=False)) == described
+    assert set(describing_files(PUBLISHED, code=True)) == {*described, "modeling.py"}
+    several = ["chat_template.jinja", "additional_chat_templates/tool.jinja", "other/chat_template.jinja"]
+    assert describing_files(several, code=False) == several[:2]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (PUBLISHED, "model.safetensors.index.json"),
+        (["pytorch_model.bin", "model.safetensors"], "model.safetensors"),
+        (["pytorch_model.bin", "tf_model.h5"], "pytorch_model.bin"),
+        (["pytorch_model.bin", "pytorch_model.bin.index.json", "x/model.safetensors"], "pytorch_model.bin.index.json"),
+    ],
+)
+def test_weights_are_taken_in_one_format(names, chosen):
+    assert weight_files(names, model="org/name") == [chosen]
+
+
+@pytest.mark.parametrize("names", [["config.json", "model.Q4_K_M.gguf"], ["tf_model.h5"], []])
+def test_a_repository_without_weights_is_refused(names):
+    with pytest.raises(CheckpointError, match="org/name"):
+        weight_files(names, model="org/name")
