@@ -155,6 +155,8 @@ def recorded_experiment(
 def _experiment(resolved: dict[str, Any], *, make: Make) -> Experiment:
     if unknown := sorted(set(resolved) - set(RunConfig.__dataclass_fields__)):
         raise ConfigError(f"{unknown[0]} is no option.{nearest(unknown[0], list(RunConfig.__dataclass_fields__))}")
+    if missing := [key for key in RunConfig.__dataclass_fields__ if key not in resolved]:
+        raise ConfigError(f"{missing[0]} is missing: give it a value, or leave out ~{missing[0]}.")
     seed = resolved["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed!r} is not a seed: give a whole number from 0 to {2**32 - 1}.")

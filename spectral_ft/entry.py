@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,6 +39,24 @@ if TYPE_CHECKING:
 FULL = "HYDRA_FULL_ERROR"
 FULL_DISK = ("No space left on device", "inline_container.cc", "PytorchStreamWriter failed writing file")
 """What a full disk is called by safetensors and by torch's writer, which keep the system's error to themselves."""
+ANOTHER_PLACE = (
+    "Give another folder (hydra.run.dir=DIR, for caches SPECTRAL_FT_CACHE=DIR and HF_HOME=DIR), or change its "
+    "permissions; what was finished is kept."
+)
+SYSTEM = {
+    errno.EACCES: ANOTHER_PLACE,
+    errno.EPERM: ANOTHER_PLACE,
+    errno.EROFS: ANOTHER_PLACE,
+    errno.EFBIG: "A limit of this machine (`ulimit -f`) or its file system allows no larger file: raise it, or give "
+    "another hydra.run.dir=DIR.",
+    errno.ENAMETOOLONG: "Give a shorter path.",
+    errno.EMFILE: "Raise `ulimit -n`.",
+    errno.ENFILE: "The machine has too many files open: close some.",
+    errno.EIO: "The disk or the network folder fails: call the same command again, or give another hydra.run.dir=DIR.",
+    errno.ESTALE: "The network folder was replaced: call the same command again.",
+    errno.ELOOP: "A link leads to itself: give another path.",
+}
+"""Of the system's errors, what can be done."""
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive the forks of data loaders
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -68,7 +87,10 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
         recorded: Whether each job leaves a record, so that a sweep can go on past one that fails and say what it lacks.
     """
     _prepare_process()
-    overrides = sys.argv[1:]
+    # Hydra takes its flag only before the options or after them, not between.
+    flags = [argument for argument in sys.argv[1:] if argument in {"-m", "--multirun"}]
+    overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+    sys.argv[1:] = [*flags, *overrides]
     if {"-h", "--help"} & set(overrides):
         with _reader_may_leave():
             print(help_text(name), flush=True)
@@ -161,12 +183,30 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
             return KILLED
         if str(error).startswith(NO_TRIAL):
             return "every trial of the search failed, so that none is the best: the lines above say why."
-        if getattr(error, "errno", None) == errno.ENOSPC or any(mark in str(error) for mark in FULL_DISK):
-            return (
-                f"the disk is full ({error}). What was finished is kept: free some space and call the same "
-                "command again."
-            )
+        if text := _system_fault(error, overrides):
+            return text
         if isinstance(error, Exception) and (text := explain(error, overrides)):
             return text
         error = error.__cause__ or error.__context__
+    return None
+
+
+def _system_fault(error: BaseException, overrides: list[str]) -> str | None:
+    # Disks and permissions; libraries in other languages give the number in their text alone.
+    code, path = getattr(error, "errno", None), getattr(error, "filename", None)
+    if code is None and (match := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))):
+        code = int(match[1] or match[2])
+    if code in {errno.ENOSPC, errno.EDQUOT} or any(mark in str(error) for mark in FULL_DISK):
+        return (
+            f"the disk is full, or a file reached a limit of size ({error}). What was finished is kept: free some "
+            "space and call the same command again."
+        )
+    if code in SYSTEM:
+        return f"{path or error}: {os.strerror(code)}. {SYSTEM[code]}"
+    if code in {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR} and path is not None:
+        named = [
+            option for option in overrides if option.startswith("hydra.") and option.partition("=")[2] in str(path)
+        ]
+        if named:
+            return f"{named[0]}: {path} cannot be a folder ({os.strerror(code)}): give another hydra.run.dir=DIR."
     return None

@@ -1,12 +1,15 @@
 """What a wrong option is told: one sentence, with the nearest names."""
 
 import re
+import shlex
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +25,8 @@ PACKAGES = {
     "hydra/launcher/ray": "ray",
 }
 """Choices that come with packages of their own, to the extra of pyproject.toml that brings them."""
+
+NAMELESS = "an option has no name: write OPTION=VALUE, such as seed=1."
 
 
 def fault_of_value(group: str, config: Mapping[str, Any], fault: Any) -> str:
@@ -41,7 +46,15 @@ def fault_of_value(group: str, config: Mapping[str, Any], fault: Any) -> str:
         return f"{option} is no option of {config.get('_target_')}.{nearest(where, [str(key) for key in config])}"
     if fault["type"] == "missing":
         return f"{option} is missing."
-    return f"{option}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."
+    told = f"{option}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}."
+    if form := _FORMS.get(fault["type"]):
+        # The shell makes two arguments of KEY={A,B}.
+        told += f" Write '{option}={form}', quoted for the shell."
+    return told
+
+
+_FORMS = {"dict_type": "{NAME: VALUE, ...}", "list_type": "[VALUE,...]"}
+"""Pydantic's name of a fault to the form that the value should have."""
 
 
 def explain(error: Exception, overrides: list[str]) -> str | None:
@@ -54,18 +67,84 @@ def explain(error: Exception, overrides: list[str]) -> str | None:
     Returns:
         The sentence, or None where the error is not about options.
     """
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_choice(error.missing_cfg_file, error.options or [])
-    if isinstance(error, ConfigCompositionException):
-        if match := re.search(r"Could not override '([^']+)'", str(error)):
-            return _unknown_option(match[1].partition("@")[0], overrides)
-        if isinstance(error.__cause__, OmegaConfBaseException):
-            return explain(error.__cause__, overrides)
-        return re.sub(r"\s+", " ", str(error))
+    if isinstance(error, HydraException):
+        return _of_hydra(error, overrides)
     if isinstance(error, OmegaConfBaseException):
         key = f"{error.full_key}: " if error.full_key else ""
         return key + str(error).partition("\n")[0]
+    if isinstance(error, ValueError | TypeError | AttributeError) and _is_raised_by_hydra(error):
+        return _nameless_choice(overrides)
     return None
+
+
+def _of_hydra(error: HydraException, overrides: list[str]) -> str | None:
+    if isinstance(error, OverrideParseException):
+        return _unreadable(str(error.override), overrides)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_choice(error.missing_cfg_file, error.options or [])
+    if match := re.search(r"Could not override '([^']*)'", str(error)):
+        return _unknown_option(match[1].partition("@")[0], overrides)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return explain(error.__cause__, overrides)
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", str(error)):
+        return (
+            f"{match[1]}={match[2]} has a comma. For one value write {_quoted(match[1], match[2])}, for a list "
+            f"'{match[1]}=[{match[2]}]'; to sweep over the values add -m."
+        )
+    return re.sub(r"\s+", " ", str(error)).strip() or None
+
+
+def _nameless_choice(overrides: list[str]) -> str | None:
+    # Hydra trips over a choice that is no name.
+    for override in overrides:
+        group, _, choice = override.lstrip("+~").partition("=")
+        if not group:
+            return NAMELESS
+        named = re.fullmatch(r"[\w/.-]*[A-Za-z][\w/.-]*", choice) and choice not in {"null", "true", "false", "nan"}
+        if group in (*GROUPS, *SHORTCUTS) and not named:
+            return _unknown_choice(f"{group}/{choice}", sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    return None
+
+
+def _is_raised_by_hydra(error: Exception) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "hydra" in Path(frames[-1].filename).parts
+
+
+def _unreadable(override: str, overrides: list[str]) -> str:
+    # What Hydra's grammar cannot read, most often a value that the shell has cut or that needs quotes.
+    key, equals, value = override.partition("=")
+    place = overrides.index(override) if override in overrides else len(overrides)
+    if not equals:
+        told = f"{override} is no option: write OPTION=VALUE, such as seed=1."
+        key, equals, start = (overrides[place - 1] if 0 < place < len(overrides) else "").partition("=")
+        if not equals or not re.search("[^a-z0-9.]", start):  # no path, nor a text of several words
+            return told
+        return f"{told} If it belongs to {key}, quote the value with its space: {_quoted(key, f'{start} {override}')}."
+    if value[:1] in _CLOSING and value[-1:] != _CLOSING[value[0]]:
+        rest = overrides[place + 1 :]
+        closed = [number for number, part in enumerate(rest, start=1) if part.endswith(_CLOSING[value[0]])]
+        if closed:
+            whole = " ".join([override, *rest[: closed[0]]])
+            return f"{override} is cut: the shell ends a value at a space. Quote the whole: {shlex.quote(whole)}."
+    if value[:1] in _CLOSING and value[-1:] == _CLOSING[value[0]]:
+        return (
+            f"{override} is not understood: quote each text in it that has other characters than letters, digits and "
+            f"-_./ with double quotes, and the whole for the shell: '{key}={value[0]}...{value[-1]}'."
+        )
+    return (
+        f"{override} is not understood: a value with a space, a letter outside of ASCII or one of =,[]{{}}()'\"# needs "
+        f"quotes for Hydra, and the whole needs them for the shell: {_quoted(key, value)}."
+    )
+
+
+_CLOSING = {"[": "]", "{": "}"}
+
+
+def _quoted(key: str, value: str) -> str:
+    # As it is to be typed; Hydra reads a backslash as itself unless a quote follows.
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", value))
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _unknown_choice(file: str, options: Sequence[str]) -> str:
@@ -79,10 +158,15 @@ def _unknown_choice(file: str, options: Sequence[str]) -> str:
         install = f"pip install {pinned}-e '.[{extra}]'"
         return f"{group}={choice} comes with a package that is not installed: in the repository, {install}."
     known = [option for option in options if not option.startswith("_")]
+    known = known or sorted(  # in folders below
+        str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml")
+    )
     return f"{group}={choice} does not exist.{nearest(choice, known)} There is {', '.join(known)}."
 
 
 def _unknown_option(key: str, overrides: list[str]) -> str:
+    if not key:
+        return NAMELESS
     known = _known_keys(overrides)
     if key in known:  # a mapping, to which a key is added
         return f"{key} has other keys than those given: write +{key}={{...}} to add to them."

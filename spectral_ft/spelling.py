@@ -14,5 +14,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     Returns:
         A question, with a space before it, or nothing.
     """
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
+    names = list(known)
+    group, _, short = word.rpartition(".")
+    options = {name: name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == group}
+    # `training.lr` is training.learning_rate, `training.rate` too.
+    close = [name for name, option in options.items() if "".join(part[:1] for part in option.split("_")) == short]
+    close = close or [name for name, option in options.items() if len(short) > 2 and short in option.split("_")]
+    close = close or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close[:3])}?" if close else ""

@@ -55,6 +55,7 @@ class Sweep(Callback):
             config: Of the sweep.
             **kwargs: Not used.
         """
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").addFilter(_without_value)
         if not self._counts:
             return
         try:
@@ -85,6 +86,15 @@ class Sweep(Callback):
         if told := failures(folder, list(jobs.values())):
             print("\n".join(told), file=sys.stderr)
             raise SystemExit(1)
+
+
+def _without_value(record: logging.LogRecord) -> bool:
+    # Optuna sees only that a trial returned nothing; the reason is in the line of the job.
+    text = record.getMessage()
+    if "float-castable" not in text:
+        return True
+    record.msg, record.args = "the trial has no value: its job failed (see above), or it scores nothing", None
+    return not text.startswith("Failed [")
 
 
 def planned_jobs(config: DictConfig) -> tuple[PlannedJob, ...]:
@@ -140,8 +150,8 @@ def failed_job(config: DictConfig, error: Exception, sentence: str) -> None:
             kind=type(error).__name__,
             overrides=overrides,
         )
-    except RunError as held:
-        log.info("not noted there: %s", held)
+    except (RunError, OSError) as why:  # the folder is another's, or the disk is full
+        log.info("not noted there: %s", why)
 
 
 def finished_runs(folder: Path) -> set[str]:

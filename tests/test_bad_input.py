@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spectral_ft import storage
+from spectral_ft.compose import build_experiment, composed
+from spectral_ft.entry import _sentence
 from tests.conftest import EMBEDDED, QUICK, Called, edit_json
 
 Command = Callable[..., Called]
@@ -46,6 +48,32 @@ OPTIONS = {
     "a model without a source": (["model=hf"], ["model.id", "model.path"]),
     "data without a source": (["dataset=jsonl"], ["jsonl", "dataset.data_dir"]),
     "a protocol that does not exist": (["benchmark.protocol=paper"], ["wordmath", "paper"]),
+    "an abbreviation": (["training.lr=1"], ["Did you mean training.learning_rate?"]),
+    "another abbreviation": (["training.wd=1"], ["Did you mean training.weight_decay?"]),
+    "the last word of an option": (["rank_policy.modules=all"], ["Did you mean rank_policy.target_modules?"]),
+    "a seed below zero": (["seed=-1"], ["seed=-1", "0 to 4294967295"]),
+    "a seed beyond 32 bits": (["seed=4294967296"], ["seed=4294967296"]),
+    "a path with a space": (["model.path=/my", "models/a"], ["models/a", "'model.path=\"/my models/a\"'"]),
+    "a path with an umlaut": (["model.path=/tmp/größe"], ["'model.path=\"/tmp/größe\"'"]),
+    "a path with an equals sign": (["dataset.data_dir=/a=b"], ["'dataset.data_dir=\"/a=b\"'"]),
+    "a path with a bracket": (["model.path=/a[1]"], ["'model.path=\"/a[1]\"'"]),
+    "a path with a comma": (["model.path=/a,b"], ["comma", "'model.path=\"/a,b\"'", "[/a,b]"]),
+    "a path with a quote": (["model.path=/it's"], ["needs quotes", "it's"]),
+    "a mapping that the shell cut": (
+        ["benchmark.generation={max_gen_toks:", "4}"],
+        ["'benchmark.generation={max_gen_toks: 4}'"],
+    ),
+    "a mapping that the shell expanded": (
+        ["benchmark.generation=max_gen_toks:4", "benchmark.generation=num_beams:1"],
+        ["benchmark.generation", "'benchmark.generation={NAME: VALUE, ...}'"],
+    ),
+    "an option without a value": (["seed"], ["seed is no option", "OPTION=VALUE"]),
+    "a value without an option": (["=1"], ["no name"]),
+    "a choice that is a number": (["method=-1"], ["method=-1 does not exist", "lora"]),
+    "a choice that is nothing": (["model=null"], ["model=null does not exist", "tiny"]),
+    "a choice in a folder": (["arm=nope"], ["arm=nope", "arithmetic/lora"]),
+    "an option that is taken away": (["~seed"], ["seed is missing", "~seed"]),
+    "a run folder that cannot be": (["hydra.run.dir=/dev/null/run"], ["hydra.run.dir=/dev/null/run", "folder"]),
     "a regex for the spectrum that leaves nothing": (["spectrum.include=zzz"], ["zzz", "28"]),
 }
 WRONG_TYPES = [
@@ -86,6 +114,58 @@ def test_a_rank_above_the_smaller_side(command: Command) -> None:
 
 def test_target_modules_that_match_nothing(command: Command) -> None:
     refused(command("rank_policy.target_modules=[q_prj]"), "q_prj", "q_proj", "28")
+
+
+@pytest.mark.parametrize("unknown", ["q_prj", "c_attn"])
+def test_of_several_target_modules_the_unknown_one_is_named(unknown: str, command: Command) -> None:
+    called = command(f"rank_policy.target_modules=[q_proj,{unknown},v_proj]")
+    refused(called, f": {unknown} matches none", "gate_proj")
+
+
+@pytest.mark.parametrize("batch", [4, 1])
+def test_a_batch_below_the_micro_batch_lowers_it(batch: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "spectral_ft"):
+        training = build_experiment(composed([f"training.batch_size={batch}"])).training
+    assert (training.micro_batch_size, training.accumulation(1)) == (batch, 1)
+    assert f"training.batch_size={batch}" in caplog.text and "training.micro_batch_size=16" in caplog.text
+
+
+def test_a_search_says_why_its_trial_has_no_value(command: Command) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    called = command(
+        "experiment=hpo",
+        "hydra.sweeper.n_trials=1",
+        "training.batch_size=3",
+        "training.micro_batch_size=2",
+    )
+    assert called.code == 1
+    assert "micro_batch_size=2" in called.err and "no multiple" in called.err
+    assert "float-castable" not in called.err + called.out and "Traceback" not in called.err
+
+
+def test_a_micro_batch_that_does_not_divide(command: Command) -> None:
+    refused(command("training.batch_size=24"), "batch_size=24", "micro_batch_size=16")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EFBIG, errno.EDQUOT, errno.EIO])
+def test_what_the_system_refuses_has_a_sentence(
+    code: int, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target).name == "plan.json":
+            raise OSError(code, os.strerror(code), str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    refused(command(f"hydra.run.dir={tmp_path / 'run'}"), "plan.json", os.strerror(code))
+
+
+@pytest.mark.parametrize("text", ["I/O error: File too large (os error 27)", "[Errno 13] Permission denied: 'x'"])
+def test_errors_of_the_system_are_known_in_the_words_of_libraries(text: str) -> None:
+    assert _sentence(RuntimeError(text), []) is not None
+    assert _sentence(RuntimeError("(os error 9999)"), []) is None
 
 
 def test_a_missing_model_folder(command: Command) -> None:
@@ -289,8 +369,6 @@ def test_a_full_disk_loses_nothing_that_was_finished(
 
 
 def test_a_full_disk_is_known_by_the_words_of_torchs_writer() -> None:
-    from spectral_ft.entry import _sentence
-
     seen = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 405760 vs 405648")
     assert "the disk is full" in str(_sentence(seen, []))
     assert _sentence(RuntimeError("something else"), []) is None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from spectral_ft.errors import PlanError
+from spectral_ft.spelling import nearest
 from spectral_ft.types import MatrixAllocation, MatrixSpectrum, SpectralReport
 
 Targets = str | list[str] | None
@@ -43,8 +44,9 @@ def candidates(report: SpectralReport, *, target_modules: Targets, lowest_block:
         The spectra of those matrices, in the report's order.
 
     Raises:
-        PlanError: If nothing matches.
+        PlanError: If nothing matches, or one of the listed types is unknown.
     """
+    types = sorted({spectrum.matrix.type for spectrum in report.matrices})
     if target_modules is None:
         matching = list(report.matrices)
     elif isinstance(target_modules, str):
@@ -56,11 +58,16 @@ def candidates(report: SpectralReport, *, target_modules: Targets, lowest_block:
             ) from error
         matching = [spectrum for spectrum in report.matrices if pattern.fullmatch(spectrum.matrix.name)]
     else:
-        unknown = sorted(set(target_modules) - {spectrum.matrix.type for spectrum in report.matrices})
-        matching = [] if unknown else [s for s in report.matrices if s.matrix.type in target_modules]
+        unknown = [name for name in target_modules if name not in types]
+        if 0 < len(unknown) < len(target_modules):
+            raise PlanError(
+                f"rank_policy.target_modules={target_modules}: {', '.join(unknown)} matches none of the "
+                f"{len(report.matrices)} matrices of {report.model}.{nearest(unknown[0], types)} Its module types are "
+                f"{', '.join(types)}."
+            )
+        matching = [s for s in report.matrices if s.matrix.type in target_modules]
     kept = [spectrum for spectrum in matching if spectrum.matrix.block >= lowest_block]
     if not kept:
-        types = sorted({spectrum.matrix.type for spectrum in report.matrices})
         last = max(spectrum.matrix.block for spectrum in report.matrices)
         raise PlanError(
             f"rank_policy.target_modules={target_modules} with lowest_block={lowest_block} matches none of the "

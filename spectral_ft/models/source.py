@@ -44,7 +44,7 @@ class ModelSource:
             ConfigError: If neither `id` nor `path` is given, a classifier has no two different labels, or something
                 else has labels.
         """
-        if self.id is None and self.path is None:
+        if not self.id and not self.path:
             raise ConfigError("the model has no source: give model.id=ORGANISATION/NAME or model.path=FOLDER.")
         if self.kind == "classifier" and (self.labels is None or len(set(self.labels)) < max(2, len(self.labels))):
             raise ConfigError(

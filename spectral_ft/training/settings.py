@@ -1,5 +1,6 @@
 """The options of the training stage."""
 
+import logging
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -7,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from spectral_ft.errors import ConfigError
 
+log = logging.getLogger(__name__)
 Count = Annotated[int, Field(ge=1)]
 
 RELIED_ON = frozenset({
@@ -56,12 +58,20 @@ class TrainingSettings:
     trainer_options: dict[str, Any] | None
 
     def __post_init__(self) -> None:
-        """Check the options against each other.
+        """Check the options against each other, and lower a micro batch that is above its batch.
 
         Raises:
             ConfigError: If the batch is no multiple of the micro batch, something is asked of a validation that is
                 never looked at, or a Trainer option has a name of its own here, or would break what this stage does.
         """
+        if self.micro_batch_size > self.batch_size:
+            log.info(
+                "training.micro_batch_size=%d is above training.batch_size=%d: %d examples at a time",
+                self.micro_batch_size,
+                self.batch_size,
+                self.batch_size,
+            )
+            object.__setattr__(self, "micro_batch_size", self.batch_size)
         if self.batch_size % self.micro_batch_size:
             raise ConfigError(
                 f"training.batch_size={self.batch_size} is no multiple of "
