@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.data.dataset import HubSplit
-from spectral_ft.data.files import find_file, read_rows, to_items
+from spectral_ft.data.files import find_file, iterate_rows, look_for, read_rows, to_items
 from spectral_ft.data.rows import Item
 from spectral_ft.errors import DataError
 
 TEST_FILES = ("test.jsonl", "test.json", "test.tsv")
 TRAIN_FILES = ("train.jsonl", "train.json")
 OPTION = "benchmark.data_dir"
+RECIPE = "benchmark.tasks.NAME.rows"
+"""The option with what a recipe of a task is told."""
 
 
 def local_file(folder: Path, names: Sequence[str]) -> Path:
@@ -49,9 +51,8 @@ def local_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, An
     path = local_file(folder, names)
     found = read_rows(path)
     _check_ids(found, source=str(path))
-    items = [
-        _answered_right(item, row) for item, row in zip(to_items(found, rows, source=str(path)), found, strict=True)
-    ]
+    converted = to_items(found, rows, source=str(path), option=RECIPE)
+    items = [_answered_right(item, row) for item, row in zip(converted, found, strict=True)]
     for number, item in enumerate(items, start=1):
         if not item.answer.strip():
             raise DataError(f"{path}, row {number}: the answer is empty.")
@@ -84,7 +85,7 @@ def hub_items(*, hub: HubSplit, rows: Callable[[dict[str, Any]], Item]) -> list[
     from spectral_ft.hub import download_rows
 
     found = download_rows(hub.id, name=hub.name, split=hub.split, override=f"{OPTION}=FOLDER")
-    return to_items(found, rows, source=hub.id)
+    return to_items(found, rows, source=hub.id, option=RECIPE)
 
 
 def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict[str, Any]], Item]) -> list[Item]:
@@ -96,13 +97,13 @@ def local_fewshot_items(folder: Path, names: Sequence[str], rows: Callable[[dict
         rows: One of `data/rows.py`.
 
     Returns:
-        The items; none where there is no training file.
+        The items, without those whose completion is empty; none if there is no training file.
     """
-    beside = local_file(folder, names).parent
-    path = next((beside / name for name in TRAIN_FILES if (beside / name).is_file()), None)
+    path = look_for(local_file(folder, names).parent, TRAIN_FILES, option=OPTION)
     if path is None:
         return []
-    return to_items(read_rows(path), rows, source=str(path))
+    found = to_items(iterate_rows(path), rows, source=str(path), option=RECIPE)
+    return [item for item in found if item.completion.strip()]
 
 
 def _check_ids(rows: Sequence[dict[str, Any]], *, source: str) -> None:

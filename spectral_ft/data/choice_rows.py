@@ -8,11 +8,12 @@ Sources of the forms: ARC (arXiv:1803.05457), OpenBookQA (arXiv:1809.02789), PIQ
 (arXiv:2304.01933).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from spectral_ft.data.rows import Item, Row, instruction
+from spectral_ft.data.rows import Item, Row, copied, described, recipe, text, texts
 
 
+@recipe()
 def arc(row: Row) -> Item:
     """A science question with three to five choices.
 
@@ -22,9 +23,10 @@ def arc(row: Row) -> Item:
     Returns:
         The item.
     """
-    return instruction(row) if "instruction" in row else _labelled(row, "question")
+    return copied(row) if "instruction" in row else _labelled(row, "question")
 
 
+@recipe(known=("fact1", "humanScore", "clarity", "turkIdAnonymized"))
 def openbookqa(row: Row) -> Item:
     """A science question with four choices, without its book.
 
@@ -34,9 +36,10 @@ def openbookqa(row: Row) -> Item:
     Returns:
         The item.
     """
-    return instruction(row) if "instruction" in row else _labelled(row, "question_stem")
+    return copied(row) if "instruction" in row else _labelled(row, "question_stem")
 
 
+@recipe()
 def piqa(row: Row) -> Item:
     """A goal and two ways to it.
 
@@ -47,18 +50,19 @@ def piqa(row: Row) -> Item:
         The item.
     """
     if "instruction" in row:
-        return instruction(row)
-    asked = f"Please choose the correct solution to the question: {row['goal']}"
+        return copied(row)
+    shown = {name: text(row, name) for name in ("goal", "sol1", "sol2")}
     return _choice(
-        asked,
+        f"Please choose the correct solution to the question: {shown['goal']}",
         "solution",
-        [row["sol1"], row["sol2"]],
+        [shown["sol1"], shown["sol2"]],
         right=_whole(row["label"]),
-        fields={"goal": row["goal"], "sol1": row["sol1"], "sol2": row["sol2"], "label": _whole(row["label"])},
+        fields={**shown, "label": _whole(row["label"])},
         between="\n\n",
     )
 
 
+@recipe(known=("promptDim", "promptQuestionFocus"))
 def siqa(row: Row) -> Item:
     """A situation, a question about it and three answers.
 
@@ -69,14 +73,15 @@ def siqa(row: Row) -> Item:
         The item.
     """
     if "instruction" in row:
-        return instruction(row)
-    asked = f"Please choose the correct answer to the question: {row['context']} {row['question']}"
-    names = ("context", "question", "answerA", "answerB", "answerC")
-    fields = {name: row[name] for name in names} | {"label": str(row["label"])}
-    texts = [row[f"answer{letter}"] for letter in "ABC"]
-    return _choice(asked, "answer", texts, right=_whole(row["label"]) - 1, fields=fields)
+        return copied(row)
+    shown = {name: text(row, name) for name in ("context", "question", "answerA", "answerB", "answerC")}
+    asked = f"Please choose the correct answer to the question: {shown['context']} {shown['question']}"
+    answers = [shown[f"answer{letter}"] for letter in "ABC"]
+    fields = {**shown, "label": str(row["label"])}
+    return _choice(asked, "answer", answers, right=_whole(row["label"]) - 1, fields=fields)
 
 
+@recipe(known=("source_id", "split", "split_type"))
 def hellaswag(row: Row) -> Item:
     """A beginning and four endings.
 
@@ -87,14 +92,16 @@ def hellaswag(row: Row) -> Item:
         The item.
     """
     if "instruction" in row:
-        return instruction(row)
-    begun = f"{row['activity_label']}: {row['ctx']}"
+        return copied(row)
+    begun = f"{text(row, 'activity_label')}: {text(row, 'ctx')}"
     asked = f"Please choose the correct ending to complete the given sentence: {begun}"
-    names = ("activity_label", "ctx_a", "ctx_b", "endings")
-    fields = {name: row[name] for name in names} | {"label": str(row["label"])}
-    return _choice(asked, "ending", row["endings"], right=_whole(row["label"]), fields=fields)
+    shown = {name: text(row, name) for name in ("activity_label", "ctx_a", "ctx_b")}
+    endings = texts(row["endings"], "column 'endings'")
+    fields = {**shown, "endings": endings, "label": str(row["label"])}
+    return _choice(asked, "ending", endings, right=_whole(row["label"]), fields=fields)
 
 
+@recipe(known=("qID",))
 def winogrande(row: Row) -> Item:
     """A sentence with a blank and two words for it.
 
@@ -105,27 +112,32 @@ def winogrande(row: Row) -> Item:
         The item.
     """
     if "instruction" in row:
-        return instruction(row)
-    asked = f"Please choose the correct answer to fill in the blank to complete the given sentence: {row['sentence']}"
-    fields = {name: row[name] for name in ("sentence", "option1", "option2")} | {"answer": str(row["answer"])}
-    texts = [row["option1"], row["option2"]]
+        return copied(row)
+    shown = {name: text(row, name) for name in ("sentence", "option1", "option2")}
+    asked = f"Please choose the correct answer to fill in the blank to complete the given sentence: {shown['sentence']}"
+    fields = {**shown, "answer": str(row["answer"])}
     right = _whole(row["answer"]) - 1
-    return _choice(asked, "option", texts, right=right, fields=fields, behind=" ")  # only here no empty line
+    return _choice(
+        asked, "option", [shown["option1"], shown["option2"]], right=right, fields=fields, behind=" "
+    )  # only here no empty line
 
 
 def _labelled(row: Row, question: str) -> Item:
-    labels, texts, key = row["choices"]["label"], row["choices"]["text"], row["answerKey"].strip()
+    choices, asked, key = row["choices"], text(row, question), text(row, "answerKey").strip()
+    if not isinstance(choices, Mapping):
+        raise ValueError(f"column 'choices' holds {described(choices)}, and must hold an object with text and label")
+    labels, answers = (texts(choices[name], f"column 'choices', {name}") for name in ("label", "text"))
     if key not in labels:
         raise ValueError(f"the answer is {key!r}, none of {', '.join(labels)}")
-    asked = f"Please choose the correct answer to the question: {row[question]}"
-    fields = {question: row[question], "choices": {"text": texts, "label": labels}, "answerKey": key}
-    return _choice(asked, "answer", texts, right=labels.index(key), fields=fields)
+    fields = {question: asked, "choices": {"text": answers, "label": labels}, "answerKey": key}
+    begun = f"Please choose the correct answer to the question: {asked}"
+    return _choice(begun, "answer", answers, right=labels.index(key), fields=fields)
 
 
 def _choice(
     asked: str,
     word: str,
-    texts: Sequence[str],
+    answers: Sequence[str],
     *,
     right: int,
     fields: Row,
@@ -133,10 +145,10 @@ def _choice(
     behind: str = "\n\n",
 ) -> Item:
     # As LLM-Adapters writes it: `Answer1: ... Answer2: ...`, then the words that may be answered.
-    if not 0 <= right < len(texts):
-        raise ValueError(f"the label names choice {right + 1} of {len(texts)}")
-    numbers = range(1, len(texts) + 1)
-    listed = between.join(f"{word.capitalize()}{number}: {text}" for number, text in zip(numbers, texts, strict=True))
+    if not 0 <= right < len(answers):
+        raise ValueError(f"the label names choice {right + 1} of {len(answers)}")
+    numbers = range(1, len(answers) + 1)
+    listed = between.join(f"{word.capitalize()}{number}: {one}" for number, one in zip(numbers, answers, strict=True))
     words = "/".join(f"{word}{number}" for number in numbers)
     answer = f"{word}{right + 1}"
     return Item(f"{asked}\n\n{listed}{behind}Answer format: {words}", f"the correct answer is {answer}", answer, fields)

@@ -1,5 +1,7 @@
 """A data set of instructions, from the hub or from local files, as prompts and completions."""
 
+import functools
+import logging
 import random
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -8,11 +10,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.data.files import find_file, read_rows, to_items
+from spectral_ft.data.files import find_file, iterate_rows, to_items
 from spectral_ft.data.prompts import TEMPLATES
 from spectral_ft.data.rows import Item
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, DataError
 
+log = logging.getLogger(__name__)
 HELD_OUT_SEED = 42
 """Of the choice of validation examples, the same in every run (LLM-Adapters' own seed for its 120)."""
 
@@ -93,10 +96,11 @@ class Dataset:
             left_out: Rows that are neither trained on nor held out, by their places in `instructions`.
 
         Returns:
-            Prompts and completions, at most `limit` of those that are not left out.
+            Prompts and completions, at most `limit` of those that are not left out. Rows without an answer are left out
+            too: they would teach a space and the end.
 
         Raises:
-            DataError: If a file is missing, empty, truncated or without the expected columns.
+            DataError: If a file is missing, empty, truncated or without the expected columns, or no row has an answer.
             HubError: If the hub is needed and cannot be reached.
         """
         return self._texts(left_out, held_out=False)
@@ -113,7 +117,9 @@ class Dataset:
         return self._texts(left_out, held_out=True) if self.validation else []
 
     def _texts(self, left_out: Collection[int], *, held_out: bool) -> list[Example]:
-        rows = list(enumerate(self._items()))
+        everything = self._items()
+        rows = [(row, item) for row, item in enumerate(everything) if item.completion.strip()]
+        _tell_empty(self.name, self.data_dir, len(everything), len(rows))
         if self.shuffle_seed is not None:
             random.Random(self.shuffle_seed).shuffle(rows)
         items = [(row, item) for row, item in rows if row not in left_out]
@@ -128,7 +134,7 @@ class Dataset:
     def _items(self) -> list[Item]:
         if self.data_dir is not None:
             path = find_file(Path(self.data_dir).expanduser(), self.files, option="dataset.data_dir")
-            return to_items(read_rows(path), self.rows, source=str(path))
+            return to_items(iterate_rows(path), self.rows, source=str(path))
         from spectral_ft.hub import download_rows
 
         if self.hub is None:
@@ -137,6 +143,18 @@ class Dataset:
             self.hub.id, name=self.hub.name, split=self.hub.split, override="dataset.data_dir=FILE_OR_FOLDER"
         )
         return to_items(rows, self.rows, source=self.hub.id)
+
+
+@functools.cache
+def _tell_empty(name: str, folder: str | None, rows: int, answered: int) -> None:
+    # Once a process, though several stages read the examples.
+    if not answered:
+        raise DataError(f"dataset={name}: all {rows:,} rows have an empty answer: there is nothing to learn from.")
+    if rows > answered:
+        where = "" if folder is None else f" of {folder}"
+        log.warning(
+            "dataset %s: left out %d of %d rows%s, which have an empty answer", name, rows - answered, rows, where
+        )
 
 
 def held_out_places(count: int, validation: int, *, limit: int | None) -> frozenset[int]:

@@ -10,7 +10,7 @@ token depends on the tokenizer, so that models are compared with their own base 
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +18,17 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from spectral_ft.data.dataset import HubSplit
-from spectral_ft.data.files import read_rows
+from spectral_ft.data.files import FORMATS, file_format, iterate_rows, read_text
+from spectral_ft.data.rows import described, text
 from spectral_ft.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
+PARAGRAPHS = ".txt"
+READ = (PARAGRAPHS, *FORMATS)
+"""Endings of the files that are read here."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -60,7 +64,7 @@ class GeneralText:
     """A file or hub data set of documents, and how much of it is read in which pieces."""
 
     path: str | None
-    """Local file, used instead of the hub: `.txt` with blank lines between documents, `.jsonl` or `.json` with rows."""
+    """Local file, used instead of the hub: `.txt` with blank lines between documents, or rows."""
     hub: HubSplit | None
     column: str
     """Of a row, the one that holds its document."""
@@ -76,11 +80,8 @@ class GeneralText:
         """
         if self.path is None and self.hub is None:
             raise ConfigError("general_text has no source: give general_text.path=FILE, or general_text=none.")
-        if self.path is not None and Path(self.path).suffix not in _READERS:
-            raise ConfigError(
-                f"general_text.path={self.path} ends in {Path(self.path).suffix!r}: give a file in "
-                f"{', '.join(_READERS)}."
-            )
+        if self.path is not None and (named := file_format(Path(self.path))) not in READ:
+            raise ConfigError(f"general_text.path={self.path} ends in {named!r}: give a file in {', '.join(READ)}.")
 
     def check_source(self) -> None:
         """Look for the local file without reading it, or fetch what the hub has.
@@ -136,7 +137,9 @@ class GeneralText:
         # And whence they come.
         if self.path is not None:
             path = _existing(self.path)
-            return _READERS[path.suffix](path, self.column), str(path)
+            if file_format(path) == PARAGRAPHS:
+                return _paragraphs(path), str(path)
+            return _column(iterate_rows(path), self.column, source=str(path)), str(path)
         from spectral_ft.hub import download_rows
 
         hub: Any = self.hub  # checked at construction
@@ -198,36 +201,26 @@ def text_rows(
 def _existing(path: str) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DataError(f"general_text.path={path} is no file: give a file in {', '.join(_READERS)}.")
+        raise DataError(f"general_text.path={path} is no file: give a file in {', '.join(READ)}.")
     return file
 
 
-def _paragraphs(path: Path, column: str) -> list[str]:
-    del column
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return [part.strip("\n") for part in re.split(r"\n[^\S\n]*\n", text)]
+def _paragraphs(path: Path) -> list[str]:
+    return [part.strip("\n") for part in re.split(r"\n[^\S\n]*\n", read_text(path))]
 
 
-def _rows(path: Path, column: str) -> list[str]:
-    return _column(read_rows(path), column, source=str(path))
-
-
-def _column(rows: Sequence[Row], column: str, *, source: str) -> list[str]:
+def _column(rows: Iterable[Row], column: str, *, source: str) -> list[str]:
+    found = []
     for number, row in enumerate(rows, start=1):
-        if column not in row:
+        try:
+            if not isinstance(row[column], str):
+                raise ValueError(f"column {column!r} holds {described(row[column])}, not a text")
+            found.append(text(row, column))
+        except KeyError as error:
             raise DataError(
                 f"{source}, row {number}: no column {column!r}; its columns are {', '.join(row)}. Set "
                 "general_text.column."
-            )
-        if not isinstance(row[column], str):
-            raise DataError(
-                f"{source}, row {number}: column {column!r} holds {type(row[column]).__name__}, not a text. Set "
-                "general_text.column."
-            )
-    return [row[column] for row in rows]
-
-
-_READERS: Mapping[str, Callable[[Path, str], list[str]]] = {".txt": _paragraphs, ".jsonl": _rows, ".json": _rows}
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{source}, row {number}: {error}. Set general_text.column.") from error
+    return found

@@ -86,8 +86,8 @@ def test_a_data_set_needs_a_source():
 
 def test_a_missing_file_is_noticed_before_it_is_read(tmp_path, folder):
     dataset(data_dir=str(folder)).check_source()
-    with pytest.raises(DataError, match=r"dataset\.data_dir=.*holds none of train\.csv"):
-        dataset(data_dir=str(folder), files=["train.csv"]).check_source()
+    with pytest.raises(DataError, match=r"dataset\.data_dir=.*holds none of valid\.csv"):
+        dataset(data_dir=str(folder), files=["valid.csv"]).check_source()
 
 
 HUB = HubSplit(id="openai/gsm8k", name="main", split="train")

@@ -99,7 +99,7 @@ def test_the_hub_out_of_reach_names_the_way_out() -> None:
         ("a.jsonl", "", r"a\.jsonl is empty"),
         ("a.jsonl", '{"text": " "}', r"a\.jsonl holds 0 documents"),
         ("a.jsonl", '{"text": "one"}\n{"body": "two", "id": 2}', r"row 2: no column 'text'; its columns are body, id"),
-        ("a.json", '[{"text": 5}]', r"row 1: column 'text' holds int, not a text\. Set general_text\.column"),
+        ("a.json", '[{"text": 5}]', r"row 1: column 'text' holds 5 .*not a text\. Set general_text\.column"),
     ],
 )
 def test_what_a_file_lacks_is_named(name: str, content: str, told: str, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match=r"a\.txt cannot be read: 'utf-8'"):
+    with pytest.raises(DataError, match=r"a\.txt cannot be read: .*'utf-8'"):
         general(tmp_path / "a.txt").documents()
 
 

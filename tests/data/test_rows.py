@@ -191,5 +191,5 @@ def test_what_is_asked_is_read_without_naming_the_form(row, form):
 def test_a_row_that_asks_nothing_is_refused():
     with pytest.raises(KeyError, match="instruction, question"):
         rows.asked({"prompt": "p"})
-    with pytest.raises(ValueError, match="None is no text"):
+    with pytest.raises(ValueError, match="text"):
         rows.asked({"text": None})
