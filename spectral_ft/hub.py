@@ -54,8 +54,9 @@ def ask_hub(call: Callable[[], Answer], what: str, *, override: str, revision: s
     """
     from datasets.exceptions import DatasetsError
     from httpx2 import HTTPError
+    from pyarrow import ArrowException
 
-    library = (OSError, HTTPError, DatasetsError, ValueError, RuntimeError)
+    library = (OSError, HTTPError, DatasetsError, ArrowException, ValueError, RuntimeError)
     tries = 0
     while True:
         tries += 1
@@ -119,8 +120,8 @@ def download_rows(dataset: str, *, name: str | None, split: str, override: str) 
 
 
 def _snapshot(model: str, revision: str | None, choose: Callable[[Sequence[str]], Sequence[str]], what: str) -> Path:
-    from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    from huggingface_hub import get_cached_repo_tree, is_offline_mode, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, IncompleteSnapshotError
 
     folder = Path(snapshot_download(model, revision=revision, allow_patterns=["config.json"]))
     try:
@@ -132,6 +133,8 @@ def _snapshot(model: str, revision: str | None, choose: Callable[[Sequence[str]]
         raise HubError(f"{what} holds no config.json, so it is no model of transformers; it holds {listed}.")
     wanted = choose(tuple(sizes))
     missing = [name for name in wanted if not (folder / name).exists()]
+    if missing and is_offline_mode():
+        raise IncompleteSnapshotError(f"{', '.join(missing)} of {what}", str(folder))
     if missing and (size := sum(sizes.get(name, 0) for name in missing)) > 50_000_000:
         log.info("downloading %d files, %.2f GB, of %s", len(missing), size / 1e9, what)
     return Path(snapshot_download(model, revision=folder.name, allow_patterns=[glob.escape(name) for name in wanted]))
@@ -225,6 +228,7 @@ def _content(chain: list[BaseException], what: str, group: str) -> str | None:
     # What is wrong with the content of a data set.
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
+    from pyarrow import ArrowException
 
     for pattern, sentence, option in WORDS:
         if match := next(filter(None, (re.search(pattern, str(one)) for one in chain)), None):
@@ -232,7 +236,7 @@ def _content(chain: list[BaseException], what: str, group: str) -> str | None:
             return f"{what} {sentence.format(*match.groups())}{way_out}"
     if any(isinstance(one, EmptyDatasetError | DataFilesNotFoundError) for one in chain):
         return f"{what} holds no data files that can be read: check its hub page and the id."
-    broken = next((one for one in chain if isinstance(one, DatasetGenerationError)), None)
+    broken = next((one for one in chain if isinstance(one, DatasetGenerationError | ArrowException)), None)
     if broken is None:
         return None
     cause = broken.__cause__ or broken
