@@ -174,7 +174,7 @@ def make_data_sets(root: Path) -> None:
     data_set(root, "zwhe99/commonsense_170k", {None: {"train": taught}})
     mawps = [
         {"Question": f"Case {number}: Ann has N_00 cups and finds N_01 more", "Numbers": f"{number}.0 2.5",
-         "Equation": "N_00 + N_01", "Answer": number + 2.5, "body": "", "ques": ""}
+         "Equation": "N_00 + N_01", "Answer": number + 2.5}
         for number in range(30)
     ]  # fmt: skip
     folder = root / "datasets" / "mwpt5/MAWPS" / "main"
