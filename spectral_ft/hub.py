@@ -241,3 +241,15 @@ def _content(chain: list[BaseException], what: str, group: str) -> str | None:
         return None
     cause = broken.__cause__ or broken
     return f"{what}: its files cannot be read ({type(cause).__name__}: {(str(cause).splitlines() or [''])[0]})."
+
+
+def config_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises of a `config.json` with wrong types or impossible values.
+
+    Returns:
+        Classes of errors.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    builtin = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+    return (*builtin, AssertionError, ImportError, StrictDataclassError)

@@ -6,6 +6,7 @@ Nothing here knows what the values mean.
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
+        by_umask(part)
         if part.is_dir() and path.is_dir():
             shutil.rmtree(path)
         part.replace(path)
@@ -49,6 +51,19 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(part)
         else:
             part.unlink(missing_ok=True)
+
+
+def by_umask(path: Path) -> None:
+    """Give files the mode that any new file has; safetensors leaves its own readable by their owner alone.
+
+    Args:
+        path: A file, or a folder with all that is below it.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+            file.chmod(0o666 & ~umask)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,17 +1,27 @@
 """What comes from elsewhere is data: a record runs no code, a file is what it says or is refused."""
 
 import json
+import os
+import shutil
+import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from spectral_ft import api, export
+from spectral_ft import api, export, storage
 from spectral_ft.compose import composed, plain, recorded_experiment
-from spectral_ft.errors import ConfigError, RunError
-from tests.conftest import call_entry
+from spectral_ft.data.files import find_file
+from spectral_ft.errors import CheckpointError, ConfigError, DataError, RunError
+from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.models.tensors import safetensors_contents
+from spectral_ft.training.checkpoints import Origin, mark_whole
+from tests.conftest import EMBEDDED, call_entry
 
 
 def record(*overrides: str, **changes: Any) -> dict[str, Any]:
@@ -149,3 +159,164 @@ def test_the_commands_that_read_a_record(
     with pytest.raises(RunError, match="own_code"):
         api.drift(run, own_code="my_metrics")
     assert not (working / MARK).exists()
+
+
+def header(path: Path, entries: dict[str, Any], *, data: int, length: int | None = None) -> None:
+    """A safetensors file, made by hand."""
+    text = json.dumps(entries).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + bytes(data))
+
+
+def f32(start: int, end: int, *shape: Any, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+HEADERS: Mapping[str, tuple[dict[str, Any], int | None, str]] = {
+    "two tensors in one place": ({"a": f32(0, 16, 4), "b": f32(8, 24, 4)}, None, "overlap"),
+    "one tensor inside another": ({"a": f32(0, 24, 6), "b": f32(8, 16, 2)}, None, "overlap"),
+    "fewer bytes than the shape": ({"a": f32(0, 16, 4, 4)}, None, "a .*16 bytes"),
+    "more bytes than the shape": ({"a": f32(0, 24, 4)}, None, "a .*24 bytes"),
+    "bytes of another type": ({"a": f32(0, 16, 4, dtype="F64")}, None, "a .*16 bytes"),
+    "an end before the start": ({"a": f32(16, 0, 4)}, None, "-16 bytes"),
+    "a place before the data": ({"a": f32(-8, 8, 4)}, None, "overlap"),
+    "a negative side": ({"a": f32(0, 16, -2, -2)}, None, "shape"),
+    "a side that is no number": ({"a": f32(0, 16, "4")}, None, "shape|bytes"),
+    "a header beyond the file": ({"a": f32(0, 16, 4)}, 1 << 20, "header claims 1048576"),
+    "a header beyond any memory": ({"a": f32(0, 16, 4)}, 1 << 62, "header claims"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_disagrees_with_itself_is_refused(case: str, tmp_path: Path) -> None:
+    entries, length, words = HEADERS[case]
+    header(tmp_path / "model.safetensors", entries, data=24, length=length)
+    with pytest.raises(CheckpointError, match=words):
+        safetensors_contents(tmp_path)
+
+
+def test_headers_nested_beyond_reason_are_refused(tmp_path: Path) -> None:
+    text = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CheckpointError, match="header"):
+        safetensors_contents(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"index\.json"):
+        safetensors_contents(tmp_path)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize("named", ["../outside.safetensors", "{absolute}", "sub/../../outside.safetensors", "link"])
+def test_weights_outside_of_the_folder_are_refused(named: str, index: str, tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.safetensors", tmp_path / "checkpoint"
+    shutil.copytree(EMBEDDED, folder)
+    (folder / "sub").mkdir()
+    (folder / "model.safetensors").rename(outside)
+    (folder / "link").symlink_to(outside)
+    (folder / index).write_text(json.dumps({"weight_map": {"a.weight": named.format(absolute=outside)}}))
+    with pytest.raises(CheckpointError, match="out of its folder"):
+        _ = Checkpoint(folder).contents
+
+
+def test_a_snapshot_of_the_hub_s_cache_is_a_checkpoint(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
+    shutil.copytree(EMBEDDED, blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    assert Checkpoint(snapshot).contents.tensors.keys() == Checkpoint(EMBEDDED).contents.tensors.keys()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin"])
+def test_a_pipe_among_the_files_does_not_hang(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(EMBEDDED, tmp_path / "checkpoint", ignore=shutil.ignore_patterns(name))
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=name):
+        Checkpoint(folder)
+
+
+def test_a_pipe_or_a_device_as_data_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.jsonl")
+    for path in (tmp_path / "train.jsonl", Path("/dev/null")):
+        with pytest.raises(DataError, match="pipe or a device"):
+            find_file(path, ["train.jsonl"], option="dataset.data_dir")
+
+
+CONFIGS: Mapping[str, Any] = {
+    "num_hidden_layers": 1e9,
+    "num_local_experts": 10**8,
+    "hidden_size": 10**12,
+    "vocab_size": -1,
+    "max_position_embeddings": 10**30,
+    "text_config": [1],
+    "quantization_config": "nf4",
+    "model_type": {"a": 1},
+    "text_config.num_hidden_layers": 10**7,
+    "vision_config.depth.blocks": 10**9,
+}
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_a_configuration_that_no_memory_holds_is_refused_at_once(key: str, tmp_path: Path) -> None:
+    config: Any = CONFIGS[key]
+    for name in reversed(key.split(".")):
+        config = {name: config}
+    (tmp_path / "config.json").write_text(json.dumps(json.loads((EMBEDDED / "config.json").read_text()) | config))
+    began = time.perf_counter()
+    with pytest.raises(CheckpointError, match=key.rpartition(".")[2]):
+        Checkpoint(tmp_path)
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("text", ["[]", '"llama"', "3", "null", "{", ""])
+def test_a_configuration_that_is_no_object_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_attention_heads": 0}, {"hidden_act": "nope"}, {"hidden_size": 1.5}, {"dtype": 7}, {"auto_map": 5}],
+    ids=str,
+)
+def test_a_configuration_that_transformers_cannot_build_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    from spectral_ft.models.blueprints import blueprint
+
+    (tmp_path / "config.json").write_text(json.dumps(json.loads((EMBEDDED / "config.json").read_text()) | change))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        blueprint(tmp_path, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "LORA", "megatron_config": {"a": 1}}, [1], {"peft_type": []}])
+def test_an_adapter_s_configuration_imports_nothing(config: Any, tmp_path: Path) -> None:
+    from spectral_ft.adapters.opening import form_of
+
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    if config == {"peft_type": []}:
+        assert form_of(tmp_path) == "[]"
+        return
+    with pytest.raises(CheckpointError, match="adapter_config"):
+        form_of(tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_saved_files_have_the_mode_that_the_umask_gives(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with storage.replacing(tmp_path / "folder") as part:
+            (part / "below").mkdir(parents=True)
+            save_file({"a": np.zeros(2)}, part / "below" / "a.safetensors")
+        with storage.replacing(tmp_path / "b.safetensors") as part:
+            save_file({"a": np.zeros(2)}, part)
+        storage.write_json(tmp_path / "c.json", {})
+        checkpoint = tmp_path / "checkpoint-1"
+        checkpoint.mkdir()
+        save_file({"a": np.zeros(2)}, checkpoint / "trained.safetensors")
+        mark_whole(checkpoint, step=1, seconds=1.0, origin=Origin("x", "y", {}, "z", None, 1))
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}

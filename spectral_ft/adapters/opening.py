@@ -77,8 +77,14 @@ def form_of(folder: Path) -> str:
     if (folder / tensors.FILE).is_file():
         return "TENSORS"
     try:
-        return str(json.loads((folder / CONFIG).read_text())["peft_type"])
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config.get("megatron_config"):
+            raise CheckpointError(
+                f"{folder / CONFIG} has a megatron_config, for which PEFT would import {config.get('megatron_core')}: "
+                "such adapters are not opened."
+            )
+        return str(config["peft_type"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no adapter: neither {CONFIG} nor {tensors.FILE} is there.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error!r}.") from error

@@ -94,7 +94,8 @@ def find_file(folder: Path, names: Sequence[str], *, option: str) -> Path:
     if folder.is_file():
         return folder
     if not folder.is_dir():
-        raise DataError(f"{option}={folder} does not exist.")
+        what = "is a pipe or a device: write its content into a file" if folder.exists() else "does not exist"
+        raise DataError(f"{option}={folder} {what}.")
     if found := look_for(folder, names, option=option):
         return found
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

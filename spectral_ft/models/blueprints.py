@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from spectral_ft.errors import CheckpointError
+from spectral_ft.hub import config_errors
 from spectral_ft.models.kinds import Kind, check_kind
 
 LOADERS: Mapping[Kind, Any] = {
@@ -47,8 +48,8 @@ def configuration(
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **names)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: config.json cannot be used: {error}") from error
+    except config_errors() as error:
+        raise CheckpointError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())}") from error
     check_kind(config, kind, folder=folder)
     return config
 
@@ -71,8 +72,14 @@ def blueprint(
         CheckpointError: If the configuration cannot be read, or the architecture cannot be of that kind.
     """
     config = configuration(folder, kind=kind, labels=labels, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        return LOADERS[kind].from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            return LOADERS[kind].from_config(config, trust_remote_code=trust_remote_code)
+    except config_errors() as error:
+        raise CheckpointError(
+            f"{folder}: config.json describes a {config.model_type} that cannot be built: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def head_modules(model: PreTrainedModel, *, kind: Kind) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """A checkpoint folder: its configuration, its matrices, its weights one at a time."""
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,17 @@ from spectral_ft.models import torch_files
 from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.tensors import Contents, StoredTensor, is_safetensors, safetensors_contents
 from spectral_ft.types import MatrixShape
+
+LARGEST = {
+    r"(^|_)layers?$|(^|_)blocks?$|^n_layers?$": 10_000,
+    r"experts(_per_tok)?$": 100_000,
+    r"vocab_size|(^|_)positions?(_embeddings)?$": 1 << 30,
+    r"(hidden|intermediate|embedding|ffn|state)_size$|(^|_)(dim|heads|inner|embd|model|ff)$": 1 << 24,
+}
+"""Names of numbers in a `config.json` to the largest that a model is built for; above, the description alone would fill
+the memory."""
+PARTS = ("text_config", "quantization_config")
+"""Of a `config.json`, which are objects if they are there."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +43,34 @@ class Checkpoint:
         """
         if not self.folder.is_dir():
             raise CheckpointError(f"model.path={self.folder} does not exist or is no folder.")
+        for path in self.folder.iterdir():
+            if path.exists() and not path.is_file() and not path.is_dir():  # whoever opens it waits for ever
+                raise CheckpointError(f"{path} is a pipe or a device: a checkpoint is made of plain files.")
         if not (self.folder / "config.json").is_file():
             raise CheckpointError(
                 f"model.path={self.folder} holds no checkpoint: config.json is missing. It must be a folder as "
                 "save_pretrained writes it (config.json, *.safetensors, tokenizer files)."
             )
+        _ = self.config  # looked at before anything is built from it
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of `config.json`.
 
         Raises:
-            CheckpointError: If it is damaged.
+            CheckpointError: If it is damaged, or describes what cannot be a model.
         """
         path = self.folder / "config.json"
         try:
-            return dict(json.loads(path.read_text()))
-        except ValueError as error:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            faults = list(_faults(read)) if isinstance(read, dict) else []
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}.") from error
+        if not isinstance(read, dict):
+            raise CheckpointError(f"{path} holds a {type(read).__name__}, and must hold an object: download it again.")
+        if faults:
+            raise CheckpointError(f"{path} describes no model: {faults[0]}. Download it again.")
+        return read
 
     @property
     def model_type(self) -> str:
@@ -57,7 +80,7 @@ class Checkpoint:
     @property
     def context_length(self) -> int | None:
         """The most tokens the model takes; None where `config.json` does not say."""
-        fields = {**self.config, **self.config.get("text_config", {})}
+        fields = {**self.config, **(self.config.get("text_config") or {})}
         return next((int(fields[key]) for key in ("max_position_embeddings", "n_positions") if fields.get(key)), None)
 
     @property
@@ -121,3 +144,28 @@ class Checkpoint:
                     f"{tensor.file} is truncated: {tensor.name} ends at byte {tensor.end}, {size} are there. "
                     "Download it again."
                 )
+
+
+def _faults(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    # What no library would survive: wrong types of what is read here, and numbers for which nothing has memory.
+    if not isinstance(config.get("model_type", ""), str | None):
+        yield f"{prefix}model_type is {config['model_type']!r}, not a text"
+    for part in PARTS:
+        if not isinstance(config.get(part), Mapping | None):
+            yield f"{prefix}{part} is {config[part]!r}, not an object"
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _faults(value, f"{prefix}{key}.")
+            continue
+        most = next((most for pattern, most in LARGEST.items() if re.search(pattern, key)), None)
+        if most is None or isinstance(value, bool | None):
+            continue
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            yield f"{prefix}{key} is {value:g}, and at most {most} is taken"
+        elif isinstance(value, str) and key in {
+            "num_hidden_layers",
+            "hidden_size",
+            "vocab_size",
+            "max_position_embeddings",
+        }:
+            yield f"{prefix}{key} is {value!r}, not a number"

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as library_log
 
 from spectral_ft.errors import CheckpointError, ConfigError
+from spectral_ft.hub import config_errors
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
 from spectral_ft.models.device import Dtype, compute_device, resolve_dtype
 from spectral_ft.models.kinds import Kind, padding_side
@@ -151,7 +152,7 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except config_errors() as error:
         raise CheckpointError(f"{folder}: the tokenizer could not be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:

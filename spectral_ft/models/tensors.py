@@ -5,8 +5,10 @@ one `pread`. bf16 stays the two bytes that it is; `bfloat16.widened` makes numbe
 """
 
 import json
+import math
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +22,13 @@ SINGLE = "model.safetensors"
 LARGEST_HEADER = 100 << 20  # bytes; the format's own bound
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 DTYPES = {**FLOATS, "U8": "|u1", "I8": "|i1"}
+BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+}
+"""Of one number; those of less than a byte are not here."""
 
 
 class Tensor(Protocol):
@@ -146,11 +155,12 @@ def safetensors_contents(folder: Path) -> Contents:
     """
     promised = index_of(folder / INDEX)
     files = sorted({folder / name for name in promised.values()} or folder.glob("*.safetensors"))
+    check_inside(folder, files)
     tensors: dict[str, Tensor] = {}
     faults: dict[str, str] = {}
     places: dict[str, Path] = {}
     for file in files:
-        if not file.exists():
+        if not file.is_file():
             continue
         for tensor in _header(file, faults):
             if places.get(tensor.name, file) != file:
@@ -160,6 +170,31 @@ def safetensors_contents(folder: Path) -> Contents:
             places[tensor.name] = file
             tensors[tensor.name] = tensor
     return reconcile(folder / INDEX, promised, tensors, faults)
+
+
+def check_inside(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse weights that are pipes or devices, or lie outside of their folder.
+
+    A snapshot of the hub's cache links to its blobs, which belong to it.
+
+    Args:
+        folder: Of the checkpoint.
+        files: In it, as an index or a listing names them; those that are missing are left to others.
+
+    Raises:
+        CheckpointError: If one is a pipe or a device, or leads out of the folder.
+    """
+    home = folder.resolve()
+    if home.parent.name == "snapshots":
+        home = home.parent.parent
+    for file in files:
+        if not file.resolve().is_relative_to(home):
+            raise CheckpointError(
+                f"{file} leads out of its folder, to {file.resolve()}: the weights of a checkpoint lie in it. Copy the "
+                "file into the folder if you trust it."
+            )
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise CheckpointError(f"{file} is a pipe or a device: give a copy of the file.")
 
 
 def index_of(path: Path) -> dict[str, str]:
@@ -176,9 +211,10 @@ def index_of(path: Path) -> dict[str, str]:
     """
     if not path.exists():
         return {}
+    check_inside(path.parent, [path])
     try:
-        found = dict(json.loads(path.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}. Download it again.") from error
     if wrong := [name for name, file in found.items() if not isinstance(file, str)]:
         raise CheckpointError(f"{path} is damaged: it maps {wrong[0]} to no file name. Download it again.")
@@ -221,7 +257,7 @@ def _header(file: Path, faults: dict[str, str]) -> list[StoredTensor]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if length > min(size, LARGEST_HEADER):
+            if length > min(size - 8, LARGEST_HEADER):
                 raise CheckpointError(f"{file} is no safetensors file, or truncated: its header claims {length} bytes.")
             entries = json.loads(stream.read(length), object_pairs_hook=_Pairs)
         if not isinstance(entries, _Pairs):
@@ -237,12 +273,28 @@ def _header(file: Path, faults: dict[str, str]) -> list[StoredTensor]:
             for name, entry in entries
             if name != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_places(found, start=8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is no safetensors file: its header is unreadable ({error!r}).") from error
     for name, count in Counter(tensor.name for tensor in found).items():
         if count > 1:
             faults[name] = f"{name} is {count} times in {file.name}; save the checkpoint again."
     return found
+
+
+def _check_places(tensors: list[StoredTensor], *, start: int) -> None:
+    # Each number belongs to one tensor, and each tensor has as many as its shape says.
+    end, before = start, ""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
+        if not all(type(side) is int and side >= 0 for side in tensor.shape):
+            raise ValueError(f"{tensor.name} has the shape {list(tensor.shape)}")
+        bytes_there = tensor.end - tensor.start
+        wanted = BYTES[tensor.dtype] * math.prod(tensor.shape) if tensor.dtype in BYTES else max(bytes_there, 0)
+        if bytes_there != wanted:
+            raise ValueError(f"{tensor.name} ({tensor.dtype}, {list(tensor.shape)}) has {bytes_there} bytes")
+        if tensor.start < end and tensor.name != before:  # one that is there twice is told below
+            raise ValueError(f"{tensor.name} and {before} overlap")
+        end, before = tensor.end, tensor.name
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_ft.errors import CheckpointError
-from spectral_ft.models.tensors import Contents, Tensor, index_of, reconcile
+from spectral_ft.models.tensors import Contents, Tensor, check_inside, index_of, reconcile
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,7 @@ def torch_contents(folder: Path) -> Contents:
     """
     promised = index_of(folder / INDEX)
     names = sorted(set(promised.values())) or [SINGLE]
+    check_inside(folder, [folder / name for name in names])
     tensors: dict[str, Tensor] = {}
     faults: dict[str, str] = {}
     seen: set[tuple[object, ...]] = set()

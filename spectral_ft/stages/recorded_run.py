@@ -16,6 +16,7 @@ from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.methods.none import Nothing
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.quantization import Unquantized
+from spectral_ft.models.tensors import check_inside
 from spectral_ft.run_folder import STARTED
 from spectral_ft.storage import read_json
 from spectral_ft.types import AllocationPlan, RunResult
@@ -87,7 +88,11 @@ class RecordedRun:
     @cached_property
     def form(self) -> str | None:
         """Of what was trained, as `opening.form_of` calls it; None where nothing was."""
-        return None if isinstance(self.experiment.method, Nothing) else form_of(self.adapter)
+        if isinstance(self.experiment.method, Nothing):
+            return None
+        if self.adapter.is_dir():
+            check_inside(self.adapter, self.adapter.iterdir())
+        return form_of(self.adapter)
 
     @property
     def adapter(self) -> Path:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectral_ft.errors import RunError
-from spectral_ft.storage import write_json
+from spectral_ft.storage import by_umask, write_json
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
@@ -92,6 +92,7 @@ def mark_whole(checkpoint: Path, *, step: int, seconds: float, origin: Origin) -
         seconds: In the training loop so far.
         origin: Of this run.
     """
+    by_umask(checkpoint)
     files = {path.name: _digest(path) for path in sorted(checkpoint.iterdir()) if path.name != COMPLETE}
     write_json(checkpoint / COMPLETE, {"step": step, "seconds": seconds, "origin": asdict(origin), "files": files})
 
