@@ -162,6 +162,8 @@ def _refusal(error: Exception, what: str, *, override: str, revision: str | None
     chain = list(_causes(error))
     if any(getattr(one, "errno", None) == errno.ENOSPC for one in chain):
         return None  # the entries explain it
+    if denied := next((one for one in chain if isinstance(one, PermissionError)), None):
+        return f"{what}: the cache cannot be written ({denied}): set HF_HOME to a folder of your own."
     group = override.partition(".")[0]
     return _access(chain, what, revision) or _network(chain, what, tries) or _content(chain, what, group)
 
@@ -192,14 +194,18 @@ def _access(chain: list[BaseException], what: str, revision: str | None) -> str 
 
 def _network(chain: list[BaseException], what: str, tries: int) -> str | None:
     import httpx2
+    from datasets import config
     from huggingface_hub import constants, errors, is_offline_mode
 
     status = _status(chain[0])
     if status in BUSY:
         ways = "log in for a higher limit, or try again later" if status == 429 else "try again later"
         return f"{what}: the hub answers {status} ({BUSY[status]}), also after {tries} tries: {ways}."
-    partly = any(isinstance(one, errors.IncompleteSnapshotError) for one in chain)
-    if any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain) or is_offline_mode():
+    unreachable = (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, httpx2.HTTPError, ConnectionError)
+    absent = any(isinstance(one, unreachable) or str(one).startswith("Couldn't find cache for") for one in chain)
+    tried = any(isinstance(one, httpx2.HTTPError) for one in chain)
+    if absent and not tried and (is_offline_mode() or config.HF_HUB_OFFLINE):
+        partly = any(isinstance(one, errors.IncompleteSnapshotError) for one in chain)
         names = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}]
         return (
             f"{what} is {'only partly' if partly else 'not'} in the local cache, and the hub is not asked, since "
@@ -211,8 +217,7 @@ def _network(chain: list[BaseException], what: str, tries: int) -> str | None:
             f"{what}: the connection to the hub broke in the middle of a download ({type(chain[0]).__name__}). Whole "
             "files are kept: call the same command again, and it fetches what is missing."
         )
-    unreachable = (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, httpx2.HTTPError, ConnectionError)
-    if any(isinstance(one, unreachable) for one in chain):
+    if absent:
         why = f"status {status}" if status is not None else type(_last_of(chain, httpx2.HTTPError)).__name__
         return (
             f"{what}: the hub at {constants.ENDPOINT} cannot be reached ({why}): check the connection and HF_ENDPOINT."

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from spectral_ft.errors import CheckpointError, DataError, HubError
 from spectral_ft.evaluation.harness_items import harness_items
-from spectral_ft.hub import download_rows
+from spectral_ft.hub import ask_hub, download_rows
 from spectral_ft.stages.benchmarks import source_tasks
 from tests.hub.test_ids import BLANK
 from tests.test_compose import built
@@ -189,6 +189,8 @@ def test_offline_only_what_is_there(hub, monkeypatch):
     refused(llama().locate, LLAMA, "only partly", "HF_HUB_OFFLINE is set")
     refused(built("model=llama3-8b", *BLANK).model.locate, "not in the local cache", "HF_HUB_OFFLINE is set")
     refused(lambda: rows("google/boolq"), "not in the local cache", "HF_HUB_OFFLINE is set")
+    refused(lambda: rows("openai/gsm8k", name="socratic"), "not in the local cache", "HF_HUB_OFFLINE is set")
+    refused(lambda: rows("openai/gsm8k", name="main", split="dev"), "'dev'", "train")
     assert hub.log == []
 
 
@@ -212,6 +214,27 @@ def test_a_full_disk_leaves_nothing_that_is_taken_for_whole(hub, monkeypatch):
         go_offline(patch)
         refused(llama().locate, "only partly")
     llama().locate().check_whole()
+
+
+@pytest.mark.parametrize("fault", [ValueError("no template"), RuntimeError("no kernel"), FileNotFoundError("x.yaml")])
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_is_not_about_the_hub_stays_as_it_is(hub, monkeypatch, fault, offline):
+    def call():
+        raise fault
+
+    if offline:
+        go_offline(monkeypatch)
+    with pytest.raises(type(fault)) as caught:
+        ask_hub(call, "benchmark x", override="benchmark.data_dir=FOLDER")
+    assert caught.value is fault
+
+
+def test_a_cache_that_cannot_be_written(hub, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/cache")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", denied)
+    refused(llama().locate, "/cache", "HF_HOME")
 
 
 def test_a_cache_that_another_library_filled_is_enough(hub, monkeypatch):
