@@ -1,7 +1,7 @@
 """What all Hydra entries share: help, sentences instead of tracebacks, exit codes.
 
-Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: Ctrl-C. 143: SIGTERM.
-141: whoever read the output closed it.
+Exit code 0: done. 1: something given was wrong, and a sentence says what. 130: Ctrl-C. 143: SIGTERM. 129: the terminal
+was closed. 141: whoever read the output closed it.
 """
 
 import errno
@@ -12,10 +12,12 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -72,6 +74,8 @@ OF_LAUNCHERS = frozenset({"TerminatedWorkerError", "UncompletedJobError", "Faile
 """Errors of joblib, submitit and ray, by name, since they may not be installed."""
 NO_TRIAL = "No trials are completed yet"
 """What Optuna says where none has an objective."""
+PARENT_SECONDS = 0.5
+"""Between two looks of a worker at whether the sweep that started it still lives."""
 GOES_ON = "interrupted; the same command goes on where this one stopped"
 SELDOM = (100_000, 50, 1000)
 """The collector's thresholds: with Python's own (700, 10, 10) a tenth of a short command is spent on looking
@@ -98,7 +102,7 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
     register()
     OmegaConf.register_new_resolver("recorded", lambda: recorded, replace=True)
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|peft|torch)")
-    wants_traceback = os.environ.get(FULL) == "1"
+    wants_traceback, started_by = os.environ.get(FULL) == "1", os.getpid()
     os.environ[FULL] = "1"  # Hydra would swallow the exception that is explained below
     sys.argv[0] = name
 
@@ -106,11 +110,16 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
         if not is_first():
             logging.getLogger("spectral_ft").setLevel(logging.WARNING)  # the first process tells for all
         sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+        worker = _ends_with(started_by)
         try:
             if sweeping and recorded and is_first():
                 note_job(config)
             with _reader_may_leave():
                 return job(config)
+        except Interrupted as stop:
+            if not worker:
+                raise
+            os._exit(_told_code(stop))  # it would take the next job
         except Exception as error:
             if not sweeping and isinstance(error, SpectralFTError):
                 _fail(str(error))
@@ -126,9 +135,7 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
     except KeyboardInterrupt as stop:
-        told = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT, GOES_ON)
-        print(f"\n{told}", file=sys.stderr)
-        sys.exit(128 + told.number)
+        sys.exit(_told_code(stop))
     except Exception as error:
         if wants_traceback:
             raise
@@ -137,6 +144,14 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
             traceback.print_exc()
             sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
         _fail(sentence)
+
+
+def _told_code(stop: KeyboardInterrupt) -> int:
+    # The exit code, once the sentence is printed; a terminal that was closed takes none.
+    told = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT, GOES_ON)
+    with suppress(OSError):
+        print(f"\n{told}", file=sys.stderr, flush=True)
+    return 128 + told.number
 
 
 @contextmanager
@@ -154,8 +169,30 @@ def _prepare_process() -> None:
         os.environ.setdefault(variable, value)
     if not is_first():
         os.environ["TQDM_DISABLE"] = "1"
+    _catch_signals()
+
+
+def _catch_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, _terminated)
+
+
+@cache
+def _ends_with(parent: int) -> bool:
+    # Whether this is a worker of a sweep by joblib, which is made to end, as by SIGTERM, when its parent has gone.
+    if os.getpid() == parent or "joblib" not in str(HydraConfig.get().launcher._target_):
+        return False
+    _catch_signals()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)  # a training writes a checkpoint first
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    return True
 
 
 def _unexplained(error: Exception) -> str:

@@ -32,12 +32,16 @@ class RunError(SpectralFTError):
     """A run folder that is in use, or belongs to another run."""
 
 
+class Damaged(RunError):  # noqa: N818 - reads as what happened
+    """A file of a run that is not what was written."""
+
+
 class OutOfMemory(SpectralFTError):  # noqa: N818 - reads as what happened
     """A device or the machine has no memory left for what was asked."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the process to end, by Ctrl-C or SIGTERM, and it says how to go on."""
+    """Somebody asked the process to end, by Ctrl-C, SIGTERM or a closed terminal, and it says how to go on."""
 
     def __init__(self, number: int, sentence: str) -> None:
         """Remember why.

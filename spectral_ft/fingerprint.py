@@ -1,17 +1,25 @@
-"""What a file holds, as a short string; remembered by size and modification time."""
+"""What a file holds, as a short string; remembered for large files.
+
+A remembered digest counts while size, times and inode of the file are the same and a sample of its content is. So a
+file that was replaced in place (`cp -p`, a layer of an image, a rename) is read again.
+
+Known gap: damage between the sampled places that leaves no trace in the file system is not noticed.
+`forget_fingerprints` (the option `verify=true`) has every file read as a whole again.
+"""
 
 import hashlib
-import json
 import os
+import shutil
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-from spectral_ft.errors import ConfigError
-from spectral_ft.storage import write_json
+from spectral_ft.errors import ConfigError, Damaged
+from spectral_ft.storage import DIGEST_BYTES, file_digest, read_sealed, text_digest, write_sealed
 
 REMEMBERED_FROM = 1 << 20  # bytes; smaller files are hashed faster than they are looked up
-CHUNK = 1 << 24
-DIGEST_BYTES = 16
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Places of a file that are read on each use, evenly from its beginning to its end, and how much of each."""
 
 
 def cache_home() -> Path:
@@ -32,7 +40,7 @@ def text_fingerprint(text: str) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+    return text_digest(text)
 
 
 def file_fingerprint(path: Path) -> str:
@@ -45,24 +53,46 @@ def file_fingerprint(path: Path) -> str:
         32 hexadecimal digits.
     """
     path = path.resolve()
+    if path.stat().st_size < REMEMBERED_FROM:
+        return file_digest(path)
+    memo = _memos() / f"{text_digest(str(path))}.json"
+    seen = _seen(path)
+    with suppress(OSError, Damaged):  # unknown or damaged: hash again
+        known = read_sealed(memo, dict[str, str | int])
+        if {key: known.get(key) for key in seen} == seen:
+            return str(known["content"])
+    content = file_digest(path)
+    if _seen(path) == seen:  # otherwise somebody is writing it
+        with suppress(OSError):  # a memory that cannot be written is no memory, and no fault
+            write_sealed(memo, {**seen, "content": content}, durable=False)
+    return content
+
+
+@cache
+def forget_fingerprints() -> None:
+    """Forget what is remembered of files, once a process: each is read as a whole when it is used next."""
+    shutil.rmtree(_memos(), ignore_errors=True)
+
+
+def _memos() -> Path:
+    return cache_home() / "fingerprints"
+
+
+def _seen(path: Path) -> dict[str, str | int]:
+    # What a file looks like from outside, and a sample of its content.
     stat = path.stat()
-    if stat.st_size < REMEMBERED_FROM:
-        return hashlib.blake2b(path.read_bytes(), digest_size=DIGEST_BYTES).hexdigest()
-    memo = cache_home() / "fingerprints" / f"{text_fingerprint(str(path))}.json"
-    seen = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    try:
-        known = json.loads(memo.read_text())
-        if {key: known[key] for key in seen} == seen:
-            return str(known["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # unknown or damaged: hash again
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    sample = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    with suppress(OSError):  # a memory that cannot be written is no memory, and no fault
-        write_json(memo, {**seen, "digest": digest.hexdigest()})
-    return digest.hexdigest()
+        for place in range(SAMPLES):
+            file.seek((stat.st_size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+            sample.update(file.read(SAMPLE_BYTES))
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+        "sample": sample.hexdigest(),
+    }
 
 
 def path_fingerprint(path: Path, *, suffixes: tuple[str, ...] | None = None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_ft.errors import ConfigError
-from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
+from spectral_ft.fingerprint import forget_fingerprints, path_fingerprint, text_fingerprint
 
 RECORD_FORMAT = 2
 """Of the files in a run folder; part of every identity."""
@@ -25,6 +25,7 @@ LEFT_OUT = (
     "drift",
     "planning",
     "figures",
+    "verify",
     "hydra",
 )
 """Options that change no result."""
@@ -42,6 +43,8 @@ def run_id(config: Mapping[str, Any]) -> str:
     Returns:
         12 hexadecimal digits.
     """
+    if config.get("verify"):
+        forget_fingerprints()
     flat = settings(config)
     for key in PATHS:
         if flat.get(key) is not None:

@@ -70,7 +70,8 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             checkpoint.check_whole()
             report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
             base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
-            plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
+            edited = experiment.planning.edited
+            plan = plan_allocation(experiment.parts, base, report, found, folder=folder, edited=edited)
         tracker = (
             experiment.tracking.open(run_id=experiment.run_id, config=experiment.config, folder=folder)
             if is_first()
@@ -93,7 +94,7 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             tracker.summarise(summary_of(result))
         finally:
             tracker.close()
-        write_json(folder / FINISHED, result)
+        write_json(folder / FINISHED, result, home=folder)
         return result
 
 

@@ -49,7 +49,8 @@ def job(config: "DictConfig") -> None:
             checkpoint = experiment.model.complete(checkpoint)
         report, found = what_plans_read(experiment, checkpoint, parts=wanted, folder=folder)
         base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
-        plan = plan_allocation(experiment.parts, base, report, found, folder=folder)
+        edited = experiment.planning.edited
+        plan = plan_allocation(experiment.parts, base, report, found, folder=folder, edited=edited)
         mark_started(folder, experiment.run_id, experiment.config)  # now the folder holds the plan of these options
         print(rank_map(plan, base.matrices))
         step = estimated_step(experiment, plan, base, found)

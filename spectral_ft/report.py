@@ -1,4 +1,4 @@
-"""`python -m spectral_ft.report FOLDER... [--table md|tex|csv] [--status]`: what runs and sweeps came to.
+"""`python -m spectral_ft.report FOLDER... [--table md|tex|csv] [--status] [--verify]`: what runs and sweeps came to.
 
 Reads records and writes tables, the progress, or one HTML page. The options are no experiment, so Hydra has no part in
 it.
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments: Folders and options.
 
     Returns:
-        `sources`, `table`, `status`, `baseline`, `mix` and `out`.
+        `sources`, `table`, `status`, `verify`, `baseline`, `mix` and `out`.
 
     Raises:
         ConfigError: If an option is unknown, missing or does not go with the others.
@@ -63,6 +63,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--table", choices=("md", "tex", "csv"), help="arms by tasks, as Markdown, LaTeX or CSV")
     parser.add_argument(
         "--status", action="store_true", help="what is done, running, failed and missing, and time left"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="whether every file is as it was written: reads all of them as a whole"
     )
     parser.add_argument("--baseline", metavar="ARM", help="row of the table that the others are compared with")
     parser.add_argument(
@@ -89,18 +92,44 @@ def job(options: argparse.Namespace) -> None:
         options: Of the command line.
     """
     runs, plan = _found(options.sources)
+    if options.verify:
+        _verify(runs)
     if options.status:
         from spectral_ft.reporting.progress import jobs, progress_table
 
         print(progress_table(jobs(runs, plan)), end="")
     if options.table:
         _write_table(runs, plan, options)
-    if not options.status and not options.table:
+    if not options.status and not options.table and not options.verify:
         from spectral_ft.reporting.page import write_page
 
         first = options.sources[0]
         out = options.out or (Path() if first.startswith(REMOTE) else Path(first).expanduser()) / PAGE
         print(write_page(runs, plan, out))
+
+
+def _verify(runs: "list[RunFolder]") -> None:
+    from spectral_ft.run_folder import verified
+
+    wrong = 0
+    for run in runs:
+        if not run.folder.is_dir():
+            print(f"{run.folder}: it is not on this machine")
+            continue
+        found = verified(run.folder, whole=True)
+        wrong += bool(found.damaged)
+        said = {
+            "damaged or edited": found.damaged,
+            "not verified, since no manifest lists them": found.unknown,
+            "removed": found.missing,
+        }
+        notes = [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
+        print("; ".join([f"{run.folder}: {len(found.whole)} files are as they were written", *notes]))
+    if wrong:
+        raise RunError(
+            f"{wrong} of {len(runs)} runs have damaged or edited files. Put copies back, or call the command of "
+            "the run again, which makes them again or says what to do."
+        )
 
 
 def _found(sources: Sequence[str]) -> "tuple[list[RunFolder], SweepPlan | None]":

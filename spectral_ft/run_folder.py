@@ -1,4 +1,4 @@
-"""The folder of a run: held by one process, by one run, and not left behind empty."""
+"""The folder of a run: held by one process, by one run, and not left behind empty; whether its files are as written."""
 
 import fcntl
 import logging
@@ -6,14 +6,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from spectral_ft.errors import RunError
+from spectral_ft.errors import Damaged, RunError
+from spectral_ft.fingerprint import file_fingerprint
 from spectral_ft.identity import RECORD_FORMAT
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import AGAIN, MANIFEST, file_digest, manifest, read_json, write_json
 from spectral_ft.types import RunResult
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,26 @@ FINISHED = "result.json"
 
 FAILURE = "failure.json"
 """Why a job of a sweep left no record, until the same run begins again."""
+
+OF_STAGES = (
+    STARTED, "overlap.json", "spectrum.parquet", "probe.safetensors", "plan.json", "losses.json", "train.jsonl",
+    "adapter/*", "train.json", "samples/*.jsonl", "scores.json", "drift.parquet", FINISHED,
+)  # fmt: skip
+"""The files that stages leave and read."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the manifest says of the files of a run."""
+
+    whole: tuple[str, ...]
+    """Files that are as they were written."""
+    damaged: tuple[str, ...]
+    """Files with another content; the manifest too, if it is damaged itself."""
+    unknown: tuple[str, ...]
+    """Files of stages without a digest: written before there was a manifest."""
+    missing: tuple[str, ...]
+    """Files that were written and are gone."""
 
 
 @contextmanager
@@ -96,7 +118,8 @@ def mark_started(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
         config: Its resolved configuration.
     """
     if not (folder / STARTED).exists():
-        write_json(folder / STARTED, {"run_id": run_id, "format": RECORD_FORMAT, "config": dict(config)})
+        content = {"run_id": run_id, "format": RECORD_FORMAT, "config": dict(config)}
+        write_json(folder / STARTED, content, home=folder)
 
 
 def note_failure(folder: Path, run_id: str, *, sentence: str, kind: str, overrides: Sequence[str]) -> None:
@@ -122,17 +145,69 @@ def finished_run(folder: Path, run_id: str) -> RunResult | None:
         run_id: Of the run.
 
     Returns:
-        The record, or None where there is none.
+        The record; None if there is none, or a damaged one, which is made again from the files of the stages.
 
     Raises:
-        RunError: If the record is damaged, or that of another run.
+        Damaged: If another file is damaged.
+        RunError: If the record is that of another run.
     """
     if not (folder / FINISHED).exists():
         return None
-    if (result := read_json(folder / FINISHED, RunResult)).run_id != run_id:
+    try:
+        result = read_json(folder / FINISHED, RunResult)
+    except Damaged as error:
+        log.warning("%s It is made again now.", str(error).removesuffix(AGAIN).strip())
+        return None
+    if result.run_id != run_id:
         raise RunError(_of_another(folder, result.run_id, run_id))
-    log.info("run %s is done already: nothing to do (remove %s to repeat it)", run_id, folder)
+    found = verified(folder, whole=False)
+    for name in found.damaged:
+        raise Damaged(f"{folder / name} is damaged or was edited, after its run {run_id} had ended. {_repeat(name)}")
+    log.info(
+        "run %s is done already%s: nothing to do (remove %s to repeat it)",
+        run_id,
+        f" ({len(found.unknown)} of its files are of an earlier version and not verified)" if found.unknown else "",
+        folder,
+    )
     return result
+
+
+def verified(folder: Path, *, whole: bool) -> Verified:
+    """Compare the files of a run with its manifest.
+
+    Args:
+        folder: Of the run.
+        whole: Read large files as a whole, too, that are known to be unchanged by size, times and a sample.
+
+    Returns:
+        What is as it was written, and what is not.
+    """
+    digest = file_digest if whole else file_fingerprint
+    stages = {str(path.relative_to(folder)) for each in OF_STAGES for path in folder.glob(each)}
+    try:
+        known = manifest(folder)
+    except Damaged:
+        return Verified((), (MANIFEST,), tuple(sorted(stages)), ())
+    there = {name: (folder / name).is_file() for name in known}
+    fine = {name: there[name] and digest(folder / name) in known[name] for name in known}
+    return Verified(
+        whole=tuple(name for name in known if fine[name]),
+        damaged=tuple(name for name in known if there[name] and not fine[name]),
+        unknown=tuple(sorted(stages - known.keys())),
+        missing=tuple(name for name in known if not there[name]),
+    )
+
+
+def _repeat(name: str) -> str:
+    # The way out for a file of a run that has ended.
+    copy = "Put a copy of it back, or remove"
+    if name == MANIFEST:
+        return f"{copy} it: the files of the run are then used without being verified."
+    if name in {STARTED, "train.jsonl", "losses.json"}:
+        return f"{copy} it: no result depends on it any more."
+    if name == "train.json" or name.startswith("adapter/"):
+        return f"{copy} train.json, scores.json and {FINISHED}: the same command then trains again."
+    return f"{copy} it and {FINISHED}: the same command makes both again."
 
 
 def _of_another(folder: Path, owner: str, run_id: str) -> str:

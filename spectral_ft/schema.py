@@ -57,3 +57,4 @@ class RunConfig:
     rescore: str | None
     seed: int
     figures: bool
+    verify: bool

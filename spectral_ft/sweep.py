@@ -9,7 +9,8 @@ Known gap: a search (Optuna) decides from the scores what comes next, so its job
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from spectral_ft.compose import plain
-from spectral_ft.errors import RunError
+from spectral_ft.errors import Damaged, RunError
 from spectral_ft.identity import run_id
 from spectral_ft.processes import is_first
-from spectral_ft.reporting.sweep_plan import SWEEP, PlannedJob, SweepPlan, merged
+from spectral_ft.reporting.sweep_plan import LOST, SWEEP, PlannedJob, SweepPlan, merged
 from spectral_ft.run_folder import FAILURE, FINISHED, note_failure
 from spectral_ft.storage import read_json, write_json
 
@@ -54,6 +55,9 @@ class Sweep(Callback):
         Args:
             config: Of the sweep.
             **kwargs: Not used.
+
+        Raises:
+            SystemExit: If the list of jobs is damaged.
         """
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").addFilter(_without_value)
         if not self._counts:
@@ -63,7 +67,8 @@ class Sweep(Callback):
         except (HydraException, OmegaConfBaseException):
             return  # Hydra composes them again, and its error is explained
         folder = Path(config.hydra.sweep.dir)
-        _add(folder, SweepPlan(_experiment(config.hydra), jobs, (tuple(sys.argv[1:]),)))
+        with _ending_on_damage():
+            _add(folder, SweepPlan(_experiment(config.hydra), jobs, (tuple(sys.argv[1:]),)))
         if jobs:
             done = len({job.run_id for job in jobs} & finished_runs(folder))
             print(f"sweep of {len(jobs)} jobs in {folder}, of which {done} are done", file=sys.stderr)
@@ -81,7 +86,9 @@ class Sweep(Callback):
         if not self._counts:
             return
         folder = Path(config.hydra.sweep.dir)
-        begun = [job for job in _known(folder).jobs if job.call == self._call]  # of a search all, of a grid the planned
+        with _ending_on_damage():
+            known = _known(folder).jobs
+        begun = [job for job in known if job.call == self._call]  # of a search all, of a grid the planned
         jobs = {job.run_id: job for job in (*self._planned, *begun)}
         if told := failures(folder, list(jobs.values())):
             print("\n".join(told), file=sys.stderr)
@@ -189,6 +196,16 @@ def failures(folder: Path, jobs: Sequence[PlannedJob]) -> list[str]:
     ]
 
 
+@contextmanager
+def _ending_on_damage() -> Iterator[None]:
+    # Hydra would only warn of an error in a callback.
+    try:
+        yield
+    except Damaged as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
 def _job(hydra: Any, config: DictConfig) -> PlannedJob:
     said, arm = tuple(hydra.overrides.task), hydra.runtime.choices.get("arm")
     return PlannedJob(run_id(plain(config)), said, arm, config.seed, call=hydra.callbacks.sweep.call)
@@ -203,14 +220,12 @@ def _add(folder: Path, plan: SweepPlan) -> None:
     with filelock.FileLock(folder / f".{SWEEP}.lock"):
         known = _known(folder)
         if (both := merged([known, plan])) != known:
-            write_json(folder / SWEEP, both)
+            write_json(folder / SWEEP, both, home=folder)
 
 
 def _known(folder: Path) -> SweepPlan:
-    try:
-        return read_json(folder / SWEEP, SweepPlan)
-    except (RunError, FileNotFoundError):  # a damaged list is written anew
-        return SweepPlan(None, ())
+    path = folder / SWEEP
+    return read_json(path, SweepPlan, way_out=LOST) if path.exists() else SweepPlan(None, ())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def test_a_probe_is_a_file_that_other_tools_open(tmp_path):
 def test_a_truncated_probe_is_named(tmp_path, keep):
     write_probe(tmp_path / "p", PROBE)
     (tmp_path / "p").write_bytes((tmp_path / "p").read_bytes()[:keep])
-    with pytest.raises(RunError, match=r"p is damaged or no probe: .*Remove it and call again"):
+    with pytest.raises(RunError, match=r"p is damaged or no probe"):
         read_probe(tmp_path / "p")
 
 

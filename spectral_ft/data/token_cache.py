@@ -1,14 +1,13 @@
 """Tokenised examples on disk, so that the same texts are tokenised once.
 
 An entry is one safetensors file: the token ids of all rows end to end, their labels likewise, where each row ends, and
-a checksum, without which a flipped bit would be another token. Its name is a digest of all that the rows depend on:
+a digest, without which a flipped bit would be another token. Its name is a digest of all that the rows depend on:
 the texts, the tokenizer, the settings, and `FORMAT`.
 """
 
 import hashlib
 import json
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -25,7 +24,7 @@ from spectral_ft.data.tokenised import TokenisedExamples, tokenise
 from spectral_ft.storage import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 3
+FORMAT = 4
 """Of the entries and of what `tokenise` makes of a text: raise it when either changes."""
 
 
@@ -104,19 +103,20 @@ def _write(path: Path, examples: TokenisedExamples) -> None:
         arrays[column] = np.fromiter(chain.from_iterable(values), dtype=np.int32)
         arrays[_ends(column)] = np.cumsum([len(value) for value in values], dtype=np.int64)
     counts = {"truncated": str(examples.truncated), "dropped": str(examples.dropped)}
-    with replacing(path) as part:
-        save_file(arrays, part, metadata={**counts, "checksum": _checksum(arrays)})
+    with replacing(path, durable=False) as part:
+        save_file(arrays, part, metadata={**counts, "checksum": _checksum(arrays, counts)})
 
 
 def _read(path: Path) -> TokenisedExamples:
     with safe_open(path, framework="numpy") as file:
         head = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    if _checksum(arrays) != head["checksum"]:
+    counts = {name: head[name] for name in ("truncated", "dropped")}
+    if _checksum(arrays, counts) != head["checksum"]:
         raise ValueError("the checksum differs")
     input_ids, labels = (_values(arrays, column) for column in ("input_ids", "labels"))
     rows = [{"input_ids": ids, "labels": label} for ids, label in zip(input_ids, labels, strict=True)]
-    return TokenisedExamples(rows, int(head["truncated"]), int(head["dropped"]), arrays["places"].tolist())
+    return TokenisedExamples(rows, int(counts["truncated"]), int(counts["dropped"]), arrays["places"].tolist())
 
 
 def _values(arrays: Mapping[str, np.ndarray], column: str) -> list[Any]:
@@ -130,8 +130,9 @@ def _ends(column: str) -> str:
     return f"{column}_ends"
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    found = 0
+def _checksum(arrays: Mapping[str, np.ndarray], counts: Mapping[str, str]) -> str:
+    found = hashlib.blake2b(json.dumps(counts, sort_keys=True).encode(), digest_size=16)
     for name in sorted(arrays):
-        found = zlib.crc32(arrays[name].tobytes(), zlib.crc32(name.encode(), found))
-    return str(found)
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()

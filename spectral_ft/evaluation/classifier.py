@@ -55,7 +55,7 @@ def prepare_texts(task: Task, items: Sequence[TestItem], *, folder: Path) -> Pre
     """
     rows = [{"id": number, "text": item.instruction, "gold": item.answer} for number, item in enumerate(items)]
     file = (folder / f"{task.name}.test.jsonl").absolute()
-    write_jsonl(file, rows)
+    write_jsonl(file, rows, durable=False)
     code = [Path(__file__).with_name(name).read_text() for name in CODE]
     parts = [*code, task.name, repr(task.classes), *map(repr, rows)]
     return PreparedTask(task.name, "standard", file, text_fingerprint("\n".join(parts)))

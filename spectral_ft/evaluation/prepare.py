@@ -87,7 +87,7 @@ def prepare(
         files = {}
         for split, lines in splits.items():
             path = (folder / f"{task.name}.{split}.jsonl").absolute()
-            write_jsonl(path, lines)
+            write_jsonl(path, lines, durable=False)  # made anew by each call
             files[split] = str(path)
         content |= {
             "dataset_path": "json",
@@ -97,7 +97,7 @@ def prepare(
     if num_fewshot is not None:
         content["num_fewshot"] = num_fewshot
     file = (folder / f"{task.name}.yaml").absolute()
-    write_text(file, yaml.safe_dump(content, sort_keys=False))
+    write_text(file, yaml.safe_dump(content, sort_keys=False), durable=False)
     read = [*RECORDS, *(_own_sources() if own else [source])]
     parts = [*(path.read_text() for path in read), repr(sorted(splits.items())), repr(num_fewshot), task.name]
     # `paper_number` looks for a number.

@@ -1,14 +1,16 @@
 """What a model has answered so far, on disk, so that a killed evaluation goes on within its task.
 
-The harness's own response cache, with two differences: JSON stands in the place of pickle, since a run folder may come
-from somebody else, and answers are committed a batch at a time, so that what is left falls into the same batches as in
-an evaluation that was not killed. So the size of batches is kept too, where it was found and not asked for.
+The harness's own response cache, with two differences: JSON and a digest stand in the place of pickle, since a run
+folder may come from somebody else, and be damaged; and answers are committed a batch at a time, so that what is left
+falls into the same batches as in an evaluation that was not killed. So the size of batches is kept too, if it was found
+and not asked for.
 """
 
 import json
 import logging
 import math
 import os
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Iterable
@@ -20,8 +22,11 @@ from lm_eval.api.model import LM, CacheHook, CachingLM, hash_args
 from sqlitedict import SqliteDict
 
 from spectral_ft.errors import CheckpointError
+from spectral_ft.storage import text_digest
 
 log = logging.getLogger(__name__)
+BATCH_SIZE, ENDED, SHA_256 = "batch size of ", " ended", re.compile("[0-9a-f]{64}")
+"""What the keys look like: the harness's digest of a request, alone or with a word, and the size of batches."""
 
 
 class Responses(CacheHook):
@@ -38,7 +43,7 @@ class Responses(CacheHook):
         if file.exists() and not _is_whole(file):
             log.warning("%s is damaged: what it held is asked again", file)
             file.unlink()
-        self.dbdict = SqliteDict(os.fspath(file), encode=json.dumps, decode=json.loads)
+        self.dbdict = SqliteDict(os.fspath(file), encode=_encoded, decode=_decoded)
         self._file = file
         self._task = task
         self._rows: deque[bool] = deque()
@@ -53,7 +58,7 @@ class Responses(CacheHook):
         Returns:
             The size, which is kept.
         """
-        key = f"batch size of {attr}"
+        key = f"{BATCH_SIZE}{attr}"
         size = min(int(self.dbdict.get(key, fitting)), fitting)
         self.dbdict[key] = size
         return size
@@ -90,7 +95,7 @@ class Responses(CacheHook):
         key = hash_args(attr, req)
         self.dbdict[key] = res
         if attr == "generate_until":
-            self.dbdict[f"{key} ended"] = self._rows.popleft()
+            self.dbdict[key + ENDED] = self._rows.popleft()
 
     def ended(self, prompt: str, options: dict[str, Any]) -> bool:
         """Whether a written answer came to an end by itself.
@@ -102,7 +107,7 @@ class Responses(CacheHook):
         Returns:
             False where the limit of new tokens cut it.
         """
-        return bool(self.dbdict.get(f"{hash_args('generate_until', (prompt, options))} ended", True))
+        return bool(self.dbdict.get(hash_args("generate_until", (prompt, options)) + ENDED, True))
 
     def close(self, *, finished: bool) -> None:
         """Let go of the file.
@@ -135,6 +140,25 @@ class OnceAsked(CachingLM):
 def _is_whole(file: Path) -> bool:
     try:
         with closing(sqlite3.connect(file)) as connection:
-            return bool(connection.execute("PRAGMA quick_check").fetchone()[0] == "ok")
-    except sqlite3.DatabaseError:
+            if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                return False
+            for key, value in connection.execute("SELECT key, value FROM unnamed"):
+                if key.startswith(BATCH_SIZE) or SHA_256.fullmatch(key.removesuffix(ENDED)):
+                    _decoded(value)
+                else:
+                    return False
+            return True
+    except (sqlite3.DatabaseError, ValueError, AttributeError):
         return False
+
+
+def _encoded(value: Any) -> str:
+    text = json.dumps(value)
+    return f"{text_digest(text)} {text}"
+
+
+def _decoded(stored: str) -> Any:
+    digest, _, text = stored.partition(" ")
+    if digest != text_digest(text):
+        raise ValueError(f"the digest of {text!r:.100} is another one")
+    return json.loads(text)

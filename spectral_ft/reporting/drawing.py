@@ -35,5 +35,5 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure: The figure.
         path: File.
     """
-    with replacing(path) as part:
+    with replacing(path, durable=False) as part:
         figure.savefig(part, format="png", dpi=DPI)

@@ -1,6 +1,5 @@
 """Values of single items out of a run's folder: `scores.json` says which scores there are, `samples/` has the items."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from spectral_ft.errors import DataError, RunError
-from spectral_ft.storage import read_json
+from spectral_ft.errors import Damaged, DataError, RunError
+from spectral_ft.storage import read_json, read_jsonl
 from spectral_ft.types import BenchmarkScore, Stage
 
 Key = tuple[str, str, str]
@@ -137,16 +136,16 @@ def sample_rows(path: Path) -> list[dict[str, Any]]:
         DataError: If it is missing, may not be read or is damaged.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        rows = read_jsonl(path, way_out="Score the run again.")
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: without its items a score cannot be compared.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged or was edited: {error}. Score the run again.") from error
+    except Damaged as error:
+        raise DataError(str(error)) from error
     needed = {"stage", "id", "prompt_hash", "extractor", "metrics"}
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or needed - set(row):
+        if needed - set(row):
             raise DataError(f"{path}, line {number} is no sample of an item: score the run again.")
     return rows
 

@@ -10,6 +10,11 @@ from spectral_ft.reporting.arms import distinct_names, seedless
 from spectral_ft.storage import read_json
 
 SWEEP = "sweep.json"
+LOST = (
+    "Put a copy of it back, or remove it: the runs below it stay, and each sweep lists its jobs anew when its command "
+    "is called again."
+)
+"""The way out where it is damaged."""
 KNOWN = ConfigDict(extra="ignore")
 
 
@@ -82,7 +87,7 @@ def sweep_plan(files: Sequence[Path]) -> SweepPlan | None:
     """
     if not files:
         return None
-    return merged([read_json(file, SweepPlan) for file in files])
+    return merged([read_json(file, SweepPlan, way_out=LOST) for file in files])
 
 
 def merged(plans: Sequence[SweepPlan]) -> SweepPlan:

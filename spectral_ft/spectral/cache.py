@@ -72,7 +72,7 @@ class SpectrumCache:
             name: Of the matrix.
             found: Its decomposition.
         """
-        with replacing(self._path(name)) as part, part.open("wb") as file:
+        with replacing(self._path(name), durable=False) as part, part.open("wb") as file:
             np.savez(
                 file,
                 singular_values=found.singular_values,

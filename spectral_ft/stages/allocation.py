@@ -9,14 +9,21 @@ from spectral_ft.allocation.grouping import check_groups
 from spectral_ft.errors import PlanError
 from spectral_ft.experiment import Costed, PlanParts
 from spectral_ft.methods.seam import BaseModel
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import enter, read_json, write_json
 from spectral_ft.types import AllocationPlan, MatrixAllocation, Probe, SpectralReport
 
 log = logging.getLogger(__name__)
+EDITED = "Give planning.edited=true if you edited it, or remove it to have it made again by the same command."
 
 
 def plan_allocation(
-    parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Probe | None, *, folder: Path
+    parts: PlanParts,
+    base: BaseModel,
+    report: SpectralReport,
+    probe: Probe | None,
+    *,
+    folder: Path,
+    edited: bool = False,
 ) -> AllocationPlan:
     """Policy, grouping, budget, learning rates, and what the method makes of it.
 
@@ -26,16 +33,22 @@ def plan_allocation(
         report: Of its matrices, with the probe's columns.
         probe: For groupings by gradients; None where nothing asked for it.
         folder: Of the run; a plan that lies there is taken, counted again.
+        edited: Whether that plan may have been changed since it was written.
 
     Returns:
         The plan.
+
+    Raises:
+        Damaged: If the plan that lies there is not what was written, and was not said to be edited.
     """
     path = folder / "plan.json"
     if path.exists():
-        plan = checked(read_json(path, AllocationPlan), parts, base, path)
+        if edited:
+            enter(folder, path.name)
+        plan = checked(read_json(path, AllocationPlan, way_out=EDITED), parts, base, path)
     else:
         plan = plan_of(parts, base, report, probe)
-    write_json(path, plan)
+    write_json(path, plan, home=folder)
     log.info(
         "allocated %d of %d matrices, %s parameters (%.3f %%)",
         len(plan.adapted),

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from spectral_ft.bfloat16 import widened
-from spectral_ft.errors import CheckpointError, RunError
+from spectral_ft.errors import CheckpointError
 from spectral_ft.experiment import Experiment
 from spectral_ft.methods.none import Nothing
 from spectral_ft.models.block_matrices import BlockMatrices
@@ -27,7 +27,7 @@ from spectral_ft.spectral.drift import drift_columns
 from spectral_ft.spectral.drift_settings import DriftSettings, NoDrift
 from spectral_ft.spectral.metrics import MetricOptions
 from spectral_ft.stages.base import load_base
-from spectral_ft.storage import replacing
+from spectral_ft.storage import replacing, stored
 from spectral_ft.types import MatrixShape
 
 if TYPE_CHECKING:
@@ -51,19 +51,16 @@ def drift(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> pd.Da
 
     Returns:
         One row a trained matrix, as docs/drift.md describes; None where it is not asked for, or no matrix was moved.
-
-    Raises:
-        RunError: If `drift.parquet` is there and damaged.
     """
-    path, picture = folder / FILE, folder / "figures" / "drift.png"
-    frame = _read(path) if path.exists() else None
-    if frame is None:
-        frame = measured(experiment, checkpoint, folder / "adapter")
-        if frame is not None:
-            with replacing(folder / "drift.csv") as part:
-                frame.to_csv(part, index=False)
-            with replacing(path) as part:
-                frame.to_parquet(part, index=False)
+
+    def make() -> pd.DataFrame | None:
+        fresh = measured(experiment, checkpoint, folder / "adapter")
+        if fresh is not None:
+            with replacing(folder / "drift.csv", home=folder) as part:
+                fresh.to_csv(part, index=False)
+        return fresh
+
+    frame, picture = stored(folder / FILE, pd.DataFrame, make), folder / "figures" / "drift.png"
     if frame is not None and experiment.figures and not picture.exists():
         from spectral_ft.reporting.drift_figure import draw_drift
 
@@ -150,13 +147,6 @@ def _workers(matrices: tuple[MatrixShape, ...], how: Analysis) -> int:
         return how.workers
     largest = max(matrix.sides[0] * matrix.sides[1] for matrix in matrices)
     return max(1, min(how.workers, how.memory // (COPIES * 8 * largest)))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged: {error}. Remove it; the same command makes it again.") from error
 
 
 @dataclass(frozen=True)

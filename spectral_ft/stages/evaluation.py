@@ -55,6 +55,7 @@ class Scorer:
         from spectral_ft.evaluation.records import ScoreFile
 
         file, stages = ScoreFile(folder), self._experiment.benchmark.stages
+        file.forget_damaged()
         if "base" in stages:
             for task in self._missing(file, "base"):
                 prepared = self._prepared(task, folder)

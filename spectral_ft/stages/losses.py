@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spectral_ft.processes import process_count, process_index, totals
 from spectral_ft.stages.examples import Tokenised
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import stored
 from spectral_ft.types import HeldOutLoss
 
 if TYPE_CHECKING:
@@ -48,13 +48,12 @@ class HeldOutLosses:
         Returns:
             Name to mean and tokens; without what has no rows.
         """
-        path = folder / FILE
-        if not path.exists():
+
+        def make() -> dict[str, tuple[float, int]]:
             found = {name: self.of(model, name) for name, rows in self._rows.items() if rows}
-            if process_index() == 0:
-                write_json(path, {name: [loss.mean, loss.tokens] for name, loss in found.items()})
             return {name: (loss.mean, loss.tokens) for name, loss in found.items()}
-        return read_json(path, dict[str, tuple[float, int]])
+
+        return stored(folder / FILE, dict[str, tuple[float, int]], make)
 
     def changes(self, before: Mapping[str, tuple[float, int]], model: "torch.nn.Module") -> Mapping[str, HeldOutLoss]:
         """Before and after.

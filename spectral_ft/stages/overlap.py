@@ -7,7 +7,7 @@ from pathlib import Path
 from spectral_ft.errors import DataError
 from spectral_ft.experiment import Experiment
 from spectral_ft.stages.benchmarks import source_tasks
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import stored
 from spectral_ft.types import Overlap, TaskOverlap
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,10 @@ def training_overlap(experiment: Experiment, folder: Path) -> Overlap:
         DataError: If nothing is left to train on.
         HubError: If a task's items come from the hub, and it cannot be reached or refuses.
     """
-    path = folder / FILE
-    if path.exists():
-        return _checked(read_json(path, Overlap))
+    return _checked(stored(folder / FILE, Overlap, lambda: _found(experiment, folder)))
+
+
+def _found(experiment: Experiment, folder: Path) -> Overlap:
     from spectral_ft.data.overlap import NEAR, find_overlap
 
     began, dataset = time.perf_counter(), experiment.dataset
@@ -54,9 +55,8 @@ def training_overlap(experiment: Experiment, folder: Path) -> Overlap:
             for name, items in tests.items()
         ),
     )
-    write_json(path, found)
     _tell(found, seconds=time.perf_counter() - began)
-    return _checked(found)
+    return found
 
 
 def _checked(found: Overlap) -> Overlap:

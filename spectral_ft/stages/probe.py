@@ -14,7 +14,7 @@ from spectral_ft.experiment import Experiment, PlanParts, columns_read
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.stages.base import load_base
 from spectral_ft.stages.examples import tokenised
-from spectral_ft.storage import read_probe, write_probe
+from spectral_ft.storage import stored
 from spectral_ft.types import PROBE_COLUMNS, MatrixSpectrum, Probe, SpectralReport
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,33 @@ def probe(
     Returns:
         What they showed; None where nothing asks.
     """
-    norms, sketches, variances = _asked(parts)
-    if not (norms or sketches or variances):
+    wanted = norms, sketches, variances = _asked(parts)
+    if not any(wanted):
         return None
-    path = folder / "probe.safetensors"
-    if path.exists():
-        found = read_probe(path)
+
+    def complete(found: Probe) -> bool:
         known = {column for own in found.columns.values() for column in own}
         has = ("gradient" in known, bool(found.sketches), "input_rank" in known)
-        if all(there or not wanted for there, wanted in zip(has, (norms, sketches, variances), strict=True)):
-            return found
+        return all(there or not asked for there, asked in zip(has, wanted, strict=True))
+
+    def make() -> Probe:
+        return _probed(
+            experiment, checkpoint, report, norms=norms, sketches=sketches, variances=variances, folder=folder
+        )
+
+    return stored(folder / "probe.safetensors", Probe, make, complete=complete)
+
+
+def _probed(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    report: SpectralReport,
+    *,
+    norms: bool,
+    sketches: bool,
+    variances: Sequence[ExplainedVariance],
+    folder: Path,
+) -> Probe:
     from spectral_ft.probe.gradients import probe_gradients
     from spectral_ft.probe.inputs import principal_inputs
     from spectral_ft.probe.modules import watchable
@@ -86,10 +103,8 @@ def probe(
         for name, directions in components.items():
             columns[name]["input_rank"] = float(len(directions))
         found = replace(found, components=components)
-    found = replace(found, columns=columns)
-    write_probe(path, found)
     log.info("probed %d matrices on %d batches in %.1f s", len(names), len(batches), time.perf_counter() - began)
-    return found
+    return replace(found, columns=columns)
 
 
 def is_asked(parts: Sequence[PlanParts]) -> bool:

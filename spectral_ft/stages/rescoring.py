@@ -1,6 +1,5 @@
 """Stored answers, read again by every rule that fits them: nothing is generated, no model is loaded."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from spectral_ft.evaluation.rescoring import rescore
 from spectral_ft.evaluation.rules import RULES, rules_of
 from spectral_ft.experiment import Experiment
 from spectral_ft.run_folder import claimed, mark_started
+from spectral_ft.storage import read_jsonl
 from spectral_ft.types import BenchmarkScore
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _samples(source: Path, task: str) -> list[dict[str, Any]]:
     path = source / "samples" / f"{task}.jsonl"
     if not path.exists():
         raise RunError(f"{path} does not exist, and the answers of {task} would be there: evaluate again.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return read_jsonl(path, way_out="Evaluate again.")
 
 
 def _fitting(rows: Sequence[dict[str, Any]]) -> list[str]:

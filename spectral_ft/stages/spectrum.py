@@ -12,7 +12,7 @@ from spectral_ft.models.packed import Packing, rounded
 from spectral_ft.spectral.analysis import analyse
 from spectral_ft.spectral.cache import SpectrumCache
 from spectral_ft.spectral.settings import SpectrumSettings
-from spectral_ft.storage import read_report, write_report
+from spectral_ft.storage import stored
 from spectral_ft.types import MatrixSpectrum, SpectralReport
 
 log = logging.getLogger(__name__)
@@ -30,15 +30,13 @@ def report_with_spectra(model: str, checkpoint: Checkpoint, settings: SpectrumSe
     Returns:
         The report. Of a damaged matrix it has a fault.
     """
-    path = folder / "spectrum.parquet"
-    if path.exists():
-        found = read_report(path)
-        if not any(spectrum.fault for spectrum in found.matrices):
-            return found
     checkpoint = replace(checkpoint, dequantize=settings.dequantize)
-    report = report_of_matrices(model, checkpoint.block_matrices, settings, fingerprint=checkpoint.fingerprint)
-    write_report(path, report)
-    return report
+    return stored(
+        folder / "spectrum.parquet",
+        SpectralReport,
+        lambda: report_of_matrices(model, checkpoint.block_matrices, settings, fingerprint=checkpoint.fingerprint),
+        complete=lambda report: not any(spectrum.fault for spectrum in report.matrices),
+    )
 
 
 def report_of_matrices(

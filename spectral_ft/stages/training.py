@@ -21,7 +21,8 @@ from spectral_ft.stages.losses import HeldOutLosses
 from spectral_ft.stages.planning import estimated_memory
 from spectral_ft.stages.probe import check_enough, is_asked
 from spectral_ft.stages.rounds import Reallocation, state_of
-from spectral_ft.storage import read_json, write_json
+from spectral_ft.storage import check_folder, enter, read_json, write_json
+from spectral_ft.tracking.json_lines import LOG, JsonLines
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcome
 
 log = logging.getLogger(__name__)
@@ -107,16 +108,20 @@ def train_adapter(
     """
     if isinstance(experiment.method, Nothing):
         return None
+    from spectral_ft.adapters.origin import TRAIN_AGAIN, write_origin
     from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
 
     path = folder / "train.json"
     if path.exists():
         if is_first():
             remove_checkpoints(folder)  # there, if the run was cut after it had written its record
-        return read_json(path, TrainOutcome)
-    from spectral_ft.adapters.origin import write_origin
+        check_folder(folder / "adapter", way_out=TRAIN_AGAIN)
+        return read_json(
+            path, TrainOutcome, way_out="Put a copy of it back, or remove it: the same command trains again."
+        )
     from spectral_ft.models.device import autocast_dtype, compute_device
     from spectral_ft.training.arguments import check_amount, optimizer_steps
+    from spectral_ft.training.step_record import StepRecord
     from spectral_ft.training.train import seed_everything, train
 
     settings = experiment.training
@@ -138,6 +143,8 @@ def train_adapter(
             processes=process_count(),
         )
         resume = last_checkpoint(folder / "checkpoints", origin)
+        if resume and is_first():
+            JsonLines(folder / LOG).restore(StepRecord(resume).rows)
     stood = state_of(resume) if resume else None
     plan = stood.plan if stood else plan
     with _memory_explained(experiment, plan, base, probe):
@@ -192,7 +199,8 @@ def train_adapter(
         write_origin(
             folder / "adapter", model=experiment.model.label, fingerprint=checkpoint.fingerprint, plan=rounds.plan
         )
-        write_json(path, outcome)
+        enter(folder, LOG)
+        write_json(path, outcome, home=folder)
         remove_checkpoints(folder)
     _tell(outcome)
     return outcome

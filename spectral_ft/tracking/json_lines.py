@@ -2,13 +2,16 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spectral_ft.storage import write_text
 from spectral_ft.tracking.tracker import Silent
 
 log = logging.getLogger(__name__)
+LOG = "train.jsonl"
+"""In a run's folder."""
 
 
 class JsonLines(Silent):
@@ -34,16 +37,28 @@ class JsonLines(Silent):
             file.write(json.dumps(dict(row)) + "\n")
         self._last = [*(line for line in self._last if line["step"] == row["step"]), dict(row)]
 
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Begin with the rows of a checkpoint, whatever the file has become since.
+
+        Args:
+            rows: All that were logged until then.
+        """
+        there = self._path.read_bytes() if self._path.exists() else b""
+        whole = _text(rows).encode()
+        if not there.startswith(whole):
+            log.warning("%s is damaged: its rows up to the checkpoint are taken from there", self._path.name)
+        if there != whole:
+            write_text(self._path, whole.decode())
+        self._last = None
+
     def _trimmed(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         # The rows that stay, after which the file has these alone.
         if not self._path.exists():
             return []
         text = self._path.read_text(encoding="utf-8", errors="replace")
         kept: list[Mapping[str, Any]] = [line for line in self._rows(text) if _stays(line, row)]
-        if (whole := "".join(json.dumps(line) + "\n" for line in kept)) != text:
-            part = self._path.with_suffix(".part")
-            part.write_text(whole, encoding="utf-8")
-            part.replace(self._path)
+        if (whole := _text(kept)) != text:
+            write_text(self._path, whole)
         return kept
 
     def _rows(self, text: str) -> list[dict[str, Any]]:
@@ -59,6 +74,10 @@ class JsonLines(Silent):
             else:
                 log.warning("%s: dropping a line that is no row of a training", self._path.name)
         return rows
+
+
+def _text(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(dict(row)) + "\n" for row in rows)
 
 
 def _stays(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from spectral_ft.tracking.json_lines import JsonLines
+from spectral_ft.tracking.json_lines import LOG, JsonLines
 from spectral_ft.tracking.server import key_of_user
 from spectral_ft.tracking.tracker import Both, Tracker
 from spectral_ft.tracking.wandb_run import Head, WandbRun
@@ -50,7 +50,7 @@ class Tracking:
         Returns:
             The local log, and W&B unless it is disabled.
         """
-        local = JsonLines(folder / "train.jsonl")
+        local = JsonLines(folder / LOG)
         mode = self.resolved_mode
         if mode == "disabled":
             return local

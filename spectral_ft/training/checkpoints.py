@@ -3,8 +3,8 @@
 checkpoints/checkpoint-STEP/   trained.safetensors, method.pt, rounds.json, steps.json, the Trainer's optimizer,
                                scheduler, random states and position in the data, and, written last, complete.json
 
-`complete.json` says whose checkpoint it is and what its files contain, so that one that was cut, damaged or put there
-from elsewhere is known before anything is read from it.
+`complete.json` says whose checkpoint it is and what its files contain, with a digest of itself, so that one that was
+cut, damaged or put there from elsewhere is known before anything is read from it.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from spectral_ft.errors import RunError
-from spectral_ft.storage import by_umask, write_json
+from spectral_ft.errors import Damaged, RunError
+from spectral_ft.storage import by_umask, read_sealed, sync, write_sealed
 
 log = logging.getLogger(__name__)
 COMPLETE = "complete.json"
@@ -93,8 +94,10 @@ def mark_whole(checkpoint: Path, *, step: int, seconds: float, origin: Origin) -
         origin: Of this run.
     """
     by_umask(checkpoint)
+    sync(checkpoint)
     files = {path.name: _digest(path) for path in sorted(checkpoint.iterdir()) if path.name != COMPLETE}
-    write_json(checkpoint / COMPLETE, {"step": step, "seconds": seconds, "origin": asdict(origin), "files": files})
+    content = {"step": step, "seconds": seconds, "origin": asdict(origin), "files": files}
+    write_sealed(checkpoint / COMPLETE, content)
 
 
 def seconds_of(checkpoint: Path | None) -> float:
@@ -106,7 +109,7 @@ def seconds_of(checkpoint: Path | None) -> float:
     Returns:
         Seconds in the training loop.
     """
-    return float(json.loads((checkpoint / COMPLETE).read_text())["seconds"]) if checkpoint else 0.0
+    return float(_told(checkpoint)["seconds"]) if checkpoint else 0.0
 
 
 def step_of(checkpoint: Path) -> int:
@@ -118,7 +121,7 @@ def step_of(checkpoint: Path) -> int:
     Returns:
         Number of finished optimizer steps.
     """
-    return int(json.loads((checkpoint / COMPLETE).read_text())["step"])
+    return int(_told(checkpoint)["step"])
 
 
 def _fault(checkpoint: Path) -> str | None:
@@ -126,27 +129,34 @@ def _fault(checkpoint: Path) -> str | None:
     if not (checkpoint / COMPLETE).is_file():
         return "was cut while it was written"
     try:
-        told = json.loads((checkpoint / COMPLETE).read_text())
-        int(told["step"]), float(told["seconds"]), told["origin"]["run_id"]
+        told = _told(checkpoint)
+        step, _, _ = int(told["step"]), float(told["seconds"]), told["origin"]["run_id"]
         for name, digest in told["files"].items():
             if not (checkpoint / name).is_file():
                 return f"lacks {name}"
             if _digest(checkpoint / name) != digest:
                 return f"has a damaged {name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _wrong_step(checkpoint, step) if "trainer_state.json" in told["files"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, Damaged):
         return f"has a damaged {COMPLETE}"
-    return None
+
+
+def _wrong_step(checkpoint: Path, step: int) -> str | None:
+    state = int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+    if checkpoint.name == f"checkpoint-{step}" and state == step:
+        return None
+    return f"is of step {state} by its trainer_state.json, and of step {step} by its {COMPLETE}"
 
 
 def _lacking(checkpoint: Path, processes: int) -> str | None:
     # What the Trainer would start anew without a word.
     states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in range(processes)]
-    told = json.loads((checkpoint / COMPLETE).read_text())["files"]
+    told = _told(checkpoint)["files"]
     return next((f"lacks {name}" for name in (*NEEDED, *states) if name not in told), None)
 
 
 def _check_origin(checkpoint: Path, origin: Origin) -> None:
-    told = json.loads((checkpoint / COMPLETE).read_text())["origin"]  # of other code: it may lack anything
+    told = _told(checkpoint)["origin"]  # of other code: it may lack anything
     anew = f"remove {checkpoint.parent} to train anew"
     if told["run_id"] != origin.run_id:
         raise RunError(f"{checkpoint} belongs to run {told['run_id']}, and this is run {origin.run_id}: {anew}.")
@@ -180,6 +190,13 @@ def _check_origin(checkpoint: Path, origin: Origin) -> None:
             f"{checkpoint} was written with a world size of {told.get('processes')}, and this run has one of "
             f"{origin.processes}, which draws other random numbers: start as many processes as then, or {anew}."
         )
+
+
+def _told(checkpoint: Path) -> dict[str, Any]:
+    plain = json.loads((checkpoint / COMPLETE).read_text())
+    if plain.keys() == {"step", "seconds", "origin", "files"}:
+        return dict(plain)  # by an older version, which `_check_origin` refuses with a sentence
+    return read_sealed(checkpoint / COMPLETE, dict[str, Any])
 
 
 def _digest(path: Path) -> str:

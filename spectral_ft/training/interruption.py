@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: noted, so that the step is finished and a checkpoint written first."""
+"""Ctrl-C, SIGTERM and a closed terminal while a model trains: the step is finished and a checkpoint written first."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from types import FrameType
 
 from spectral_ft.processes import totals
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -31,7 +31,9 @@ class Noted:
 
 @contextmanager
 def signals_noted() -> Iterator[Noted]:
-    """Note the first Ctrl-C or SIGTERM instead of stopping; the second one stops as usual.
+    """Note the first of these signals instead of stopping; the second one stops as usual.
+
+    One that is ignored, as SIGHUP under `nohup`, stays ignored.
 
     Yields:
         What was noted. Outside the main thread, where signals cannot be caught, nothing ever is.
@@ -47,7 +49,8 @@ def signals_noted() -> Iterator[Noted]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    noted_ones = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in noted_ones}
     try:
         yield noted
     finally:

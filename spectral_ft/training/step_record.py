@@ -6,6 +6,7 @@ kept, and written into each checkpoint, so that rows and means are those of a tr
 
 import json
 from pathlib import Path
+from typing import Any
 
 from spectral_ft.processes import process_count, totals
 from spectral_ft.storage import write_json
@@ -27,6 +28,8 @@ class StepRecord:
         """Of each step, a mean over the processes; complete after `gather`."""
         self.examples: int = told.get("examples", 0)
         """That were learnt from, as often as they were; complete after `gather`."""
+        self.rows: list[dict[str, Any]] = told.get("rows", [])
+        """Of the training log: the log itself grows line by line, and nothing says what it should hold."""
         self._in_rows: int = told.get("in_rows", 0)  # steps that rows of the log have told of
         self._own: list[float] = []  # what only this process knows
         self._own_examples = 0
@@ -70,4 +73,5 @@ class StepRecord:
         Args:
             checkpoint: Folder.
         """
-        write_json(checkpoint / FILE, {"losses": self.losses, "examples": self.examples, "in_rows": self._in_rows})
+        state = {"losses": self.losses, "examples": self.examples, "in_rows": self._in_rows, "rows": self.rows}
+        write_json(checkpoint / FILE, state)

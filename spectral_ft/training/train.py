@@ -165,7 +165,7 @@ def train(
         )
     validation.put_best_back()
     if is_first():
-        with replacing(folder / "adapter") as part:
+        with replacing(folder / "adapter", home=folder) as part:
             trained.save(part)
     record.gather()
     tokens = int(trainer.state.num_input_tokens_seen)

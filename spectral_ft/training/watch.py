@@ -157,7 +157,7 @@ class Watch(TrainerCallback):
             self._bar.update(state.global_step - self._bar.n)
         loss = self._validation.after_step(state.global_step)
         if loss is not None:
-            self._log_row({**self._place(state), "validation_loss": loss})
+            self._tell({**self._place(state), "validation_loss": loss})
         if self._validation.stops:
             log.info("step %d: the validation loss has not fallen for long enough", state.global_step)
             control.should_training_stop = True
@@ -183,7 +183,7 @@ class Watch(TrainerCallback):
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         wanted = ("grad_norm", "learning_rate")
-        self._log_row({**self._place(state), "loss": loss, **{key: logs[key] for key in wanted if key in logs}})
+        self._tell({**self._place(state), "loss": loss, **{key: logs[key] for key in wanted if key in logs}})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write what is ours into a checkpoint, and that it is whole."""
@@ -195,6 +195,10 @@ class Watch(TrainerCallback):
             self._rounds.write(checkpoint)
             self._validation.write(checkpoint)
             mark_whole(checkpoint, step=state.global_step, seconds=self.seconds, origin=self._origin)
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        self._record.rows.append(row)
+        self._log_row(row)
 
     def _place(self, state: TrainerState) -> dict[str, Any]:
         return {"step": state.global_step, "epoch": round(state.epoch or 0, 4), "seconds": round(self.seconds, 2)}

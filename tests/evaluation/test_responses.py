@@ -116,7 +116,7 @@ def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     answers.add_partial("loglikelihood", ("a", "b"), (-0.25, True))
     answers.close(finished=False)
     with closing(sqlite3.connect(file)) as connection:
-        values = [json.loads(value) for (value,) in connection.execute("SELECT value FROM unnamed")]
+        values = [json.loads(value[33:]) for (value,) in connection.execute("SELECT value FROM unnamed")]
     assert sorted(map(repr, values)) == ["'aa'", "'bb'", "False", "True", "[-0.25, True]"]
     again = Responses(file, task="sums")
     assert [again.ended(prompt, {}) for prompt in ("a", "b", "c")] == [False, True, True]

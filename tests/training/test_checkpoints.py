@@ -1,6 +1,7 @@
 """Checkpoints in mid-training; oracles: a marker file, the tensors themselves."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from spectral_ft.errors import RunError
+from spectral_ft.storage import write_sealed
 from spectral_ft.training.checkpoints import (
     COMPLETE,
     NEEDED,
@@ -19,6 +21,7 @@ from spectral_ft.training.checkpoints import (
     seconds_of,
 )
 from spectral_ft.training.trained_state import STATE, WEIGHTS, load_trained, save_trained
+from tests.conftest import edit_json
 from tests.methods.small_bases import METHODS, adapt, frozen, logits, moved, trained
 
 ORIGIN = Origin("0123abcd", "f" * 32, {"torch": "2.13.0", "peft": "0.21.2"}, "c" * 32, "1a2b", 1)
@@ -29,6 +32,7 @@ def checkpoint(folder: Path, step: int, *, whole: bool) -> Path:
     path.mkdir(parents=True)
     for name in (*NEEDED, "rng_state.pth"):
         (path / name).write_bytes(b"x")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     if whole:
         mark_whole(path, step=step, seconds=2.5, origin=ORIGIN)
     return path
@@ -95,6 +99,38 @@ def test_checkpoints_are_removed_and_nothing_else_is(tmp_path: Path) -> None:
     remove_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     remove_checkpoints(tmp_path)
+
+
+def sealed_step(path: Path, step: int) -> None:
+    """As if it had been written so, and not edited."""
+    told = json.loads((path / COMPLETE).read_text())
+    write_sealed(path / COMPLETE, {**told, "step": step})
+
+
+def renamed(path: Path, step: int) -> None:
+    path.rename(path.with_name(f"checkpoint-{step}"))
+
+
+LIES: dict[str, Callable[[Path], None]] = {
+    "a later step": lambda path: edit_json(path / COMPLETE, step=9),
+    "more seconds": lambda path: edit_json(path / COMPLETE, seconds=9.5),
+    "another run": lambda path: edit_json(path / COMPLETE, origin={"run_id": "beef"}),
+    "no files": lambda path: edit_json(path / COMPLETE, files={}),
+    "another key": lambda path: (path / COMPLETE).write_text((path / COMPLETE).read_text().replace("digest", "digesu")),
+    "a later step, sealed": lambda path: sealed_step(path, 9),
+    "a later step of the Trainer": lambda path: edit_json(path / "trainer_state.json", global_step=9),
+    "another name": lambda path: renamed(path, 9),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_nothing_that_a_checkpoint_says_of_itself_is_believed(
+    lie: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, path = checkpoint(tmp_path, 3, whole=True), checkpoint(tmp_path, 6, whole=True)
+    LIES[lie](path)
+    assert last_checkpoint(tmp_path, ORIGIN) == before
+    assert "taking the one before it" in caplog.text and not path.exists()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -235,6 +271,7 @@ def test_a_checkpoint_of_code_that_said_less_of_itself_is_refused_and_kept(tmp_p
     (path / "steps.json").unlink()
     mark_whole(path, step=3, seconds=1.0, origin=ORIGIN)
     told = json.loads((path / COMPLETE).read_text())
+    del told["digest"]
     for key in ("code", "commit", "processes"):
         del told["origin"][key]
     (path / COMPLETE).write_text(json.dumps(told))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from spectral_ft.errors import Damaged
 from spectral_ft.reporting.page.arms import Arm, legend, run_name
 from spectral_ft.reporting.page.axes import Scale, horizontal, short, vertical
 from spectral_ft.reporting.page.views import Chart, Line, Mark, Section
 from spectral_ft.reporting.records import RunFolder
+from spectral_ft.storage import check
 
 QUANTITIES = {
     "loss": "loss",
@@ -48,11 +50,16 @@ def curves_section(arms: Sequence[Arm]) -> Section:
     for one, run in tqdm([(arm, run) for arm in arms for run in arm.runs], desc="curves", unit="run", leave=False):
         path = run.folder / "train.jsonl"
         try:
+            if (run.folder / "train.json").exists():  # until then it grows
+                check(path, way_out="The curves may be wrong; no other number depends on it.")
             rows, cut = _rows(path.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             continue
         except OSError as error:
             notes.append(f"{run_name(run)}: its train.jsonl cannot be read: {error.strerror or error}.")
+            continue
+        except Damaged as error:
+            notes.append(f"{run_name(run)}: {error}")
             continue
         logs.append(Log(one, run, rows))
         for name, label in QUANTITIES.items():

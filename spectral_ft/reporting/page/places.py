@@ -7,6 +7,7 @@ import pandas as pd
 
 from spectral_ft.errors import RunError
 from spectral_ft.reporting.records import RunFolder
+from spectral_ft.storage import check
 
 Place = tuple[str, int]
 """Module type and block."""
@@ -32,6 +33,7 @@ def read_frame(run: RunFolder, name: str, *, columns: Sequence[str] | None = Non
     import pyarrow.parquet as pq
 
     path = run.folder / name
+    check(path)
     try:
         there = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=None if columns is None else [one for one in columns if one in there])
