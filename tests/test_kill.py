@@ -22,6 +22,7 @@ METHODS = {
     "lora": ("method=lora", "rank_policy=snr_top", "method.dropout=0.1"),
     "adalora": ("method=adalora", "method.initial_factor=2.0", "method.interval=2"),
     "alors": ("method=alors", "method.rounds=2"),
+    "eva": ("method=eva",),
     "sgm": (
         "method=sgm",
         "grouping.similarity=gram",
@@ -43,13 +44,10 @@ QUICK = (
     "figures=false",
     "tracking.mode=disabled",
 )
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 KEPT = ("spectrum.parquet", "probe.safetensors", "overlap.json", "losses.json", "train.json")
 """What a finished stage leaves; it is not written again. `scores.json` grows: the base's scores, then the others."""
-MOMENTS = [
-    *(("lora", moment) for moment in range(20)),
-    *((m, k) for m in ("adalora", "alors", "sgm") for k in range(4)),
-]
+MOMENTS = [(method, moment) for method in METHODS for moment in range(5)]
 
 
 class Whole(NamedTuple):

@@ -312,7 +312,8 @@ def edited(uniform: Path, planned: Plan, tmp_path: Path) -> Callable[[Change], P
     def call(change: Change) -> Planned:
         shutil.copytree(uniform, tmp_path / "plan")
         edit(tmp_path / "plan", change)
-        return planned()
+        assert "planning.edited=true" in planned().sentence, "an edit is not told from damage"
+        return planned("planning.edited=true")
 
     return call
 
