@@ -148,11 +148,12 @@ def finished_run(folder: Path, run_id: str) -> RunResult | None:
         The record; None if there is none, or a damaged one, which is made again from the files of the stages.
 
     Raises:
-        Damaged: If another file is damaged.
+        Damaged: If another file or the manifest is damaged.
         RunError: If the record is that of another run.
     """
     if not (folder / FINISHED).exists():
         return None
+    manifest(folder)
     try:
         result = read_json(folder / FINISHED, RunResult)
     except Damaged as error:

@@ -255,10 +255,13 @@ def manifest(home: Path) -> Mapping[str, Sequence[str]]:
         before, since a process may be killed between entry and file. Empty if there is no manifest.
 
     Raises:
-        Damaged: If it is damaged itself.
+        Damaged: If it is damaged itself, or may not be read.
     """
     path = home / MANIFEST
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return {}
+    except OSError:  # nobody may look into the folder, which whoever reads the file itself will say
         return {}
     return read_sealed(
         path,
@@ -318,6 +321,8 @@ def read_sealed(path: Path, kind: type[T], *, key: str | None = None, way_out: s
         content = json.loads(path.read_bytes())
         whole = content.pop(DIGEST) == _seal(content)
         found = TypeAdapter(kind).validate_json(json.dumps(content if key is None else content[key]))
+    except PermissionError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}. {way_out}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path} is damaged ({error!r:.200}). {way_out}") from error
     if not whole:
@@ -341,9 +346,13 @@ def stored(path: Path, kind: type[T], make: Callable[[], M], *, complete: Callab
     Returns:
         What is in the file now, which the first process of a run writes. A damaged file is made again, and the log
         says so.
+
+    Raises:
+        Damaged: If the manifest of the folder is.
     """
     read, write = _FORMS.get(kind, (lambda file: read_json(file, kind), write_json))
     if path.exists():
+        manifest(path.parent)  # nothing is made again because of it
         try:
             found: T = read(path)
             if complete is None or complete(found):

@@ -13,7 +13,16 @@ from pydantic.dataclasses import dataclass
 from spectral_ft.errors import Damaged
 from spectral_ft.evaluation.prepare import PreparedTask
 from spectral_ft.fingerprint import text_fingerprint
-from spectral_ft.storage import AGAIN, read_json, read_jsonl, read_sealed, write_json, write_jsonl, write_sealed
+from spectral_ft.storage import (
+    AGAIN,
+    manifest,
+    read_json,
+    read_jsonl,
+    read_sealed,
+    write_json,
+    write_jsonl,
+    write_sealed,
+)
 from spectral_ft.types import BenchmarkScore, Stage
 
 log = logging.getLogger(__name__)
@@ -80,7 +89,12 @@ class ScoreFile:
         return read_jsonl(path) if path.exists() else []
 
     def forget_damaged(self) -> None:
-        """Forget the tasks whose scores or items are damaged or lost, and say so: they are scored again."""
+        """Forget the tasks whose scores or items are damaged or lost, and say so: they are scored again.
+
+        Raises:
+            Damaged: If the manifest of the folder is.
+        """
+        manifest(self._folder)
         try:
             scores = self.scores()
         except Damaged as error:
