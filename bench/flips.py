@@ -302,7 +302,8 @@ def main() -> None:
             )
             shown = str(path.relative_to(folder / "run") if path.is_relative_to(folder / "run") else path.suffix)
             rows.append(
-                f"| {state} | `{shown}` | {len(original)} | {sum(found.values())} | {' | '.join(map(str, counts))} | {others or 0} |"
+                f"| {state} | `{shown}` | {len(original)} | {sum(found.values())} | "
+                f"{' | '.join(map(str, counts))} | {others or 0} |"
             )
             print(rows[-1], flush=True)
         print(f"silent or traceback: {bad}")

@@ -117,9 +117,8 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
             with _reader_may_leave():
                 return job(config)
         except Interrupted as stop:
-            if not worker:
-                raise
-            os._exit(_told_code(stop))  # it would take the next job
+            _leave(stop) if worker else None
+            raise
         except Exception as error:
             if not sweeping and isinstance(error, SpectralFTError):
                 _fail(str(error))
@@ -139,11 +138,17 @@ def hydra_entry(job: "Callable[[DictConfig], Any]", *, name: str, recorded: bool
     except Exception as error:
         if wants_traceback:
             raise
-        sentence = _sentence(error, overrides)
-        if sentence is None:
-            traceback.print_exc()
-            sentence = "this is a fault of spectral_ft or of a library; the traceback above tells where"
-        _fail(sentence)
+        _fail(_sentence(error, overrides) or _fault_of_ours())
+
+
+def _fault_of_ours() -> str:
+    traceback.print_exc()
+    return "this is a fault of spectral_ft or of a library; the traceback above tells where"
+
+
+def _leave(stop: Interrupted) -> NoReturn:
+    # Out of a worker, which would take the next job otherwise.
+    os._exit(_told_code(stop))
 
 
 def _told_code(stop: KeyboardInterrupt) -> int:
