@@ -27,7 +27,7 @@ LEVELS = [
     {"errors", "processes", "spelling"},
     {"types", "bfloat16"},
     {"storage", "statistics"},
-    {"fingerprint", "schema", "machine", "hub", "configuration"},
+    {"fingerprint", "schema", "machine", "hub", "configuration", "end_marks"},
     {"identity"},
     {"run_folder"},
     LEAVES,

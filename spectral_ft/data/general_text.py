@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from spectral_ft.data.dataset import HubSplit
 from spectral_ft.data.files import FORMATS, file_format, iterate_rows, read_text
 from spectral_ft.data.rows import described, text
+from spectral_ft.end_marks import end_token, open_ended
 from spectral_ft.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -171,11 +172,11 @@ def text_rows(
         CheckpointError: If the tokenizer has no end token.
         DataError: If no sequence is left.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
+    if tokenizer.eos_token_id is None:
         raise CheckpointError(
             "general_text needs a tokenizer with an end token, which the model's has not: use general_text=none."
         )
+    end, tokenizer = end_token(tokenizer), open_ended(tokenizer)
     streams: list[list[int]] = [[]] if join else []
     room = max_tokens
     for document in documents:

@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.data.dataset import Example
-from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.end_marks import end_token, open_ended
+from spectral_ft.errors import CheckpointError, ConfigError, DataError
 from spectral_ft.types import IGNORED
 
 SHOWN = 60
@@ -73,6 +74,7 @@ def tokenise(
 
     Raises:
         ConfigError: If there shall be loss on the prompt and the model does not write it.
+        CheckpointError: If the tokenizer has no end token, or no offsets.
         DataError: If an example is too long and `too_long` is `error`, a completion is none of the labels, or no
             example has a label.
     """
@@ -81,6 +83,15 @@ def tokenise(
             f"dataset.train_on_inputs=true means nothing with model.kind={kind}, which does not write its prompt: set "
             "it to false."
         )
+    if kind != "classifier":
+        end_token(tokenizer)
+    if kind == "causal_lm":
+        if not tokenizer.is_fast:
+            raise CheckpointError(
+                f"the tokenizer {tokenizer.name_or_path} does not say which letters a token stands for: a fast "
+                "one, with a tokenizer.json, is needed."
+            )
+        tokenizer = open_ended(tokenizer)
     rows: list[dict[str, Any]] = []
     places: list[int] = []
     truncated = dropped = 0

@@ -13,6 +13,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
+from spectral_ft.end_marks import end_token, open_ended
 from spectral_ft.errors import DataError
 from spectral_ft.evaluation.batching import free_memory, items_at_once
 from spectral_ft.evaluation.responses import Responses
@@ -55,9 +56,10 @@ class CheckedModel(HFLM):
             largest_batch: Of those that are found so.
             context: Most tokens the model takes; None leaves it to the harness.
         """
+        end_token(tokenizer)
         super().__init__(
             pretrained=model,
-            tokenizer=tokenizer,
+            tokenizer=open_ended(tokenizer) if kind == "causal_lm" else tokenizer,
             backend=BACKENDS[kind],
             batch_size=batch_size or 1,
             max_length=context,

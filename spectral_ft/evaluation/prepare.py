@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from spectral_ft import end_marks
 from spectral_ft.errors import DataError
 from spectral_ft.evaluation import extraction, rules
 from spectral_ft.evaluation.task import Task, TaskProtocol, TestItem
@@ -18,10 +19,8 @@ from spectral_ft.fingerprint import text_fingerprint
 from spectral_ft.storage import write_jsonl, write_text
 
 TEMPLATES = Path(__file__).parent / "tasks"
-RECORDS = [
-    TEMPLATES.parent / f"{name}.py"
-    for name in ("harness", "language_model", "writing", "stopping", "results", "completions")
-]
+ANSWERING = ("harness", "language_model", "writing", "stopping", "results", "completions")
+RECORDS = [Path(end_marks.__file__), *(TEMPLATES.parent / f"{name}.py" for name in ANSWERING)]
 """What answers, scores and samples are made by, whatever the task."""
 Prompt = Callable[[str], str]
 

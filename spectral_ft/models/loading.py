@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as library_log
 
+from spectral_ft.end_marks import added_marks
 from spectral_ft.errors import CheckpointError, ConfigError
 from spectral_ft.hub import config_errors
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
@@ -144,16 +152,19 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
         trust_remote_code: Run code that comes with the checkpoint.
 
     Returns:
-        The tokenizer.
+        The tokenizer. One without an end token gets that of the model's config, if the model writes.
 
     Raises:
-        CheckpointError: If it cannot be loaded, has ids beyond the model's vocabulary, or nothing to pad with.
+        CheckpointError: If it cannot be loaded, has no end token and the model writes, has ids beyond the model's
+            vocabulary, or nothing to pad with.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except config_errors() as error:
         raise CheckpointError(f"{folder}: the tokenizer could not be loaded: {error}") from error
+    if tokenizer.eos_token_id is None and kind != "classifier":
+        _name_end(tokenizer, config, folder)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise CheckpointError(
@@ -170,6 +181,25 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
             "Tokenizer and model do not belong together."
         )
     return tokenizer
+
+
+def _name_end(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path) -> None:
+    # What it sets behind every text itself, or what the model's own files name.
+    named = [*added_marks(tokenizer).behind[-1:], config.get_text_config().eos_token_id]
+    if (folder / "generation_config.json").is_file():
+        named.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    flat = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
+    known = set(tokenizer.get_vocab().values())
+    end = next((one for one in flat if one in known), None)
+    if end is None:
+        raise CheckpointError(
+            f"{folder}: its tokenizer names no end token, and neither does the model's config, so that it could not "
+            "learn to stop: name it as eos_token in tokenizer_config.json."
+        )
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    log.info(
+        "the tokenizer of %s names no end token: %s is taken, as its files use it", folder.name, tokenizer.eos_token
+    )
 
 
 @contextmanager
