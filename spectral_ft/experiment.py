@@ -158,6 +158,8 @@ class TrainingData(Protocol):
 
     name: str
     data_dir: str | None
+    prompt: str
+    """Name of the template in `data/prompts.py` that its prompts are written in."""
     max_length: int
     too_long: Literal["truncate", "drop", "error"]
     train_on_inputs: bool

@@ -22,7 +22,7 @@ from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import FAILURE, FINISHED, claimed, finished_run, mark_started
 from spectral_ft.stages.allocation import plan_allocation
 from spectral_ft.stages.base import base_model
-from spectral_ft.stages.benchmarks import prepare_tasks, source_tasks
+from spectral_ft.stages.benchmarks import prepare_tasks, source_tasks, tell_prompts
 from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.stages.mirroring import show_plan, show_results
@@ -62,7 +62,9 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             mark_started(folder, experiment.run_id, experiment.config)
             (folder / FAILURE).unlink(missing_ok=True)
             log.info("run %s in %s", experiment.run_id, folder)
-            prepare_tasks(experiment, checkpoint, tasks, folder)
+            asked = prepare_tasks(experiment, checkpoint, tasks, folder)
+            if not isinstance(experiment.method, Nothing):
+                tell_prompts(experiment, tasks, asked)
             overlap = None if isinstance(experiment.method, Nothing) else training_overlap(experiment, folder)
             check_examples(experiment, checkpoint, folder)
             check_description(experiment, checkpoint)

@@ -7,6 +7,7 @@ reads the prompt, and the completion is the name of its label.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -115,6 +116,37 @@ def tokenise(
             f"tokens ({truncated} cut, {dropped} dropped): there is nothing to learn from. Raise the length."
         )
     return TokenisedExamples(rows, truncated, dropped, places)
+
+
+def marked(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, labels: Sequence[str] | None = None) -> str:
+    """A tokenised example as text, as the model sees it, its special tokens included.
+
+    Args:
+        row: Of `TokenisedExamples`.
+        tokenizer: The one that made it.
+        labels: Of a classifier, in the order of their ids.
+
+    Returns:
+        The text, with the parts that have a loss between `[[` and `]]`; of a model that does not write its prompt these
+        stand behind it.
+    """
+    ids, targets = row["input_ids"], row["labels"]
+    if isinstance(targets, int):
+        return f"{tokenizer.decode(ids)} [[{(labels or ())[targets]}]]"
+    learnt = [label != IGNORED for label in targets]
+    if len(targets) != len(ids) or any(
+        own and label != token for token, label, own in zip(ids, targets, learnt, strict=True)
+    ):
+        return f"{tokenizer.decode(ids)} [[{tokenizer.decode([label for label in targets if label != IGNORED])}]]"
+    # What is decoded alone may lose its first space.
+    edges = [place for place in range(1, len(ids)) if learnt[place] != learnt[place - 1]]
+    pieces, shown = [], ""
+    for begin, end in pairwise([0, *edges, len(ids)]):
+        whole = str(tokenizer.decode(ids[:end]))
+        piece = whole.removeprefix(shown)
+        pieces.append(f"[[{piece}]]" if learnt[begin] else piece)
+        shown = whole
+    return "".join(pieces)
 
 
 def row_of(examples: Sequence[Example], place: int) -> int:

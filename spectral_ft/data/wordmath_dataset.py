@@ -25,6 +25,7 @@ class WordMath:
     too_long: Literal["truncate", "drop", "error"]
 
     data_dir = None
+    prompt = "plain"
 
     def check_source(self) -> None:
         """Nothing to look for: the problems are generated."""

@@ -29,6 +29,8 @@ class Benchmark:
     gold_loss: bool
     stages: list[Stage]
     cache: str | Literal[False]
+    prompt: Literal["protocol", "dataset"] = "protocol"
+    """How our own templates ask: as the protocol does, or as the training examples are written."""
 
     def __post_init__(self) -> None:
         """Check that generation ends, and that what is set has a meaning.

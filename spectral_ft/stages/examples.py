@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 Collate = Callable[[list[Any]], "dict[str, torch.Tensor]"]
 
 
+LONGEST = 1_500
+"""Letters of the first example in the log; of a longer one the middle is left out."""
 TOKENIZER_FILES = (
     "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "spm", "chat_template",
     "additional_chat_templates",
@@ -54,7 +57,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
     """
     from spectral_ft.data.collation import padded_batch
     from spectral_ft.data.token_cache import cached_tokenise
-    from spectral_ft.data.tokenised import SHOWN, row_of
+    from spectral_ft.data.tokenised import SHOWN, marked, row_of
     from spectral_ft.models.loading import load_tokenizer
 
     dataset, source = experiment.dataset, experiment.model
@@ -91,6 +94,7 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
             "which are longer than" if dataset.too_long == "drop" else "whose completions begin beyond",
             dataset.max_length,
         )
+    _show_once(marked(training[0], tokenizer, labels=source.labels))
     return Tokenised(
         training,
         rows(held_out) if held_out else None,
@@ -98,6 +102,13 @@ def tokenised(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> T
         padded_batch(source.kind, int(tokenizer.pad_token_id)),
         named,
     )
+
+
+@cache
+def _show_once(example: str) -> None:
+    # Though several stages read the examples. The end is where the answer is.
+    short = example if len(example) <= LONGEST else f"{example[: LONGEST // 3]} ... {example[-2 * LONGEST // 3 :]}"
+    log.info("the first training example, with its loss on what is between [[ and ]]: %r", short)
 
 
 def tokenizer_fingerprint(checkpoint: Checkpoint) -> str:

@@ -174,3 +174,22 @@ def test_rows_that_are_left_out_come_back_nowhere(folder, seed, limit, validatio
 def test_what_is_left_keeps_the_order_of_the_whole(folder):
     one = dataset(data_dir=str(folder), shuffle_seed=1)
     assert one.examples({3}) == [e for e in one.examples() if e.prompt != "Question: 3?\nAnswer:"]
+
+
+def test_rows_with_an_empty_answer_are_left_out_and_counted(tmp_path, caplog):
+    outputs = ["a", "", "b", " \n", "c"]
+    rows_there = [{"instruction": f"{n}", "output": output} for n, output in enumerate(outputs)]
+    (tmp_path / "train.json").write_text(json.dumps(rows_there))
+    one = dataset(data_dir=str(tmp_path), rows=rows.instruction, prompt="plain")
+    with caplog.at_level("WARNING"):
+        assert [example.row for example in one.examples()] == [0, 2, 4]
+        assert one.examples({2}) == [("0", " a", 0), ("4", " c", 4)]
+    assert len(one.instructions()) == 5  # rows keep their places
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "2 of 5 rows" in said and str(tmp_path) in said
+
+
+def test_a_file_without_any_answer_is_refused(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps([{"instruction": "i", "output": ""}] * 2))
+    with pytest.raises(DataError, match="all 2 rows have an empty answer"):
+        dataset(data_dir=str(tmp_path), rows=rows.instruction).examples()

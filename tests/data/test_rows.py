@@ -193,3 +193,49 @@ def test_a_row_that_asks_nothing_is_refused():
         rows.asked({"prompt": "p"})
     with pytest.raises(ValueError, match="text"):
         rows.asked({"text": None})
+
+
+def test_the_input_of_a_users_own_file_goes_below_its_instruction():
+    row = {"instruction": "Add.", "input": "7 and 8", "output": "15", "context": ""}
+    own = {"instruction": "instruction", "completion": "output"}
+    assert rows.columns(row, **own) == Item("Add.\n7 and 8", "15", "15")
+    assert rows.columns(row | {"input": ""}, **own) == Item("Add.", "15", "15")
+    assert rows.columns(row | {"instruction": " "}, **own).instruction == "7 and 8"
+    other = {"instruction": "Sum up.", "context": "A story.", "output": "It ends."}
+    assert rows.columns(other, input="context", **own).instruction == "Sum up.\nA story."
+    assert rows.columns(row, ignore=["input"], **own).instruction == "Add."
+    with pytest.raises(KeyError, match="context"):
+        rows.columns({"instruction": "i", "output": "o"}, input="context", **own)
+    with pytest.raises(rows.UnreadColumnsError, match="'input'"):
+        rows.columns(row, input=None, **own)
+
+
+def test_an_answer_of_its_own_is_what_is_compared():
+    row = {"instruction": "i", "output": "It is 4.", "answer": 4}
+    assert rows.columns(row, instruction="instruction", completion="output") == Item("i", "It is 4.", "4")
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "word"),
+    [
+        (rows.aqua, AQUA | {"options": "A)3 B)4"}, "options"),
+        (rows.aqua, AQUA | {"options": ["A)3", None]}, "options"),
+        (rows.aqua, AQUA | {"rationale": 5.5j}, "rationale"),
+        (rows.gsm8k, {"question": ["q"], "answer": "#### 1"}, "question"),
+        (rows.boolq, {"question": "q", "answer": [True]}, "neither true nor false"),
+        (rows.boolq, {"question": {"a": 1}, "answer": True}, "question"),
+        (rows.svamp, {"Body": None, "Question": "q", "Answer": 1}, "Body"),
+        (rows.mawps, {"original_text": "q", "equation": [], "ans": 1.0}, "equation"),
+        (rows.sst2, {"sentence": 5.0 == 5, "label": 1}, "sentence"),
+        (rows.imdb, {"text": "t", "label": ["positive"]}, "label"),
+        (rows.instruction, {"instruction": "i", "output": None}, "output"),
+    ],
+)
+def test_a_wrong_type_is_a_value_error_that_names_its_column(form, row, word):
+    with pytest.raises(ValueError, match=word):
+        form(row)
+
+
+@pytest.mark.parametrize(("said", "word"), [("True", "true"), (" false", "false"), ("1", "true"), (0.0, "false")])
+def test_a_truth_in_a_file_of_texts_is_read(said, word):
+    assert rows.boolq({"question": "q", "answer": said}).answer == word

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectral_ft.data.dataset import Example
-from spectral_ft.data.tokenised import TokenisedExamples, row_of, tokenise
-from spectral_ft.errors import ConfigError, DataError
+from spectral_ft.data.tokenised import TokenisedExamples, marked, row_of, tokenise
+from spectral_ft.errors import CheckpointError, ConfigError, DataError
 from spectral_ft.types import IGNORED
 from tests.conftest import EMBEDDED
 from tests.models.small_checkpoints import WORDS, bert_tokenizer, t5_tokenizer
@@ -208,3 +208,24 @@ def test_no_row_is_longer_than_the_length(texts: list[list[str]], max_length: in
         assert all(len(row["input_ids"]) <= max_length for row in found.rows)
         whole = some(*examples, max_length=99)
         assert found.truncated == sum(len(row["input_ids"]) > max_length for row in whole.rows)
+
+
+def test_an_example_is_shown_with_its_special_tokens_and_its_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    def shown(some: TokenisedExamples, **options: object) -> str:
+        return marked(some.rows[0], options.pop("tokenizer", tokenizer), **options)  # type: ignore[arg-type]
+
+    assert shown(tokenised(tokenizer, EXAMPLE)) == "<bos> What is 62 minus 20? Answer:[[ 62-20=42<eos>]]"
+    whole = tokenised(tokenizer, EXAMPLE, train_on_inputs=True)
+    assert shown(whole) == "[[<bos> What is 62 minus 20? Answer: 62-20=42<eos>]]"
+    one = classified(REVIEWS[0])
+    assert shown(one, tokenizer=bert_tokenizer(), labels=["negative", "positive"]).endswith(" [[positive]]")
+    assert shown(translated(REVIEWS[0]), tokenizer=t5_tokenizer()).endswith(" [[positive </s>]]")
+
+
+def test_a_slow_tokenizer_is_refused_with_a_sentence() -> None:
+    class Slow(Letters):
+        is_fast = False
+        name_or_path = "mine"
+
+    with pytest.raises(CheckpointError, match=r"mine .*tokenizer\.json"):
+        tokenised(Slow(), EXAMPLE)  # type: ignore[arg-type]
