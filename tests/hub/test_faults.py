@@ -14,6 +14,7 @@ from spectral_ft.errors import CheckpointError, DataError, HubError
 from spectral_ft.evaluation.harness_items import harness_items
 from spectral_ft.hub import ask_hub, download_rows
 from spectral_ft.stages.benchmarks import source_tasks
+from tests.conftest import call_entry
 from tests.hub.test_ids import BLANK
 from tests.test_compose import built
 
@@ -267,3 +268,12 @@ def test_a_command_says_it_once_and_fetches_nothing_large_before_all_checks(comm
     called = command("method=sgm", "model=llama2-7b", "probe.batches=500")
     assert called.code == 1 and "probe.batches=500" in called.err
     assert not [name for name in hub.files() if name.startswith(LLAMA)]
+
+
+def test_a_plan_by_shape_fetches_no_weights(hub, tmp_path, monkeypatch):
+    from spectral_ft import plan
+
+    monkeypatch.chdir(tmp_path)
+    options = ("model=llama-7b", "method=lora", "figures=false", "hydra.run.dir=plan")
+    assert call_entry(plan.main, *options) == 0
+    assert (tmp_path / "plan" / "plan.json").exists() and hub.files() == []
