@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from spectral_ft.models.stack import Stack
+from spectral_ft.models.stack import Stack, without_numbers
+from spectral_ft.types import Side
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _LLAMA = (
@@ -28,13 +29,12 @@ _MIXTRAL = (
         blocks="layers",
         readers=(
             *_ATTENTION,
-            "block_sparse_moe.gate",
-            "block_sparse_moe.experts.*.w1",
-            "block_sparse_moe.experts.*.w3",
             "mlp.gate",
+            "mlp.experts.*.w1",
+            "mlp.experts.*.w3",
             "mlp.experts.gate_up_proj",
         ),
-        writers=("self_attn.o_proj", "block_sparse_moe.experts.*.w2", "mlp.experts.down_proj"),
+        writers=("self_attn.o_proj", "mlp.experts.*.w2", "mlp.experts.down_proj"),
     ),
 )
 _QWEN_MOE = (
@@ -129,3 +129,25 @@ ARCHITECTURES: Mapping[str, tuple[Stack, ...]] = {
     "bert": _BERT,
     "t5": _T5,
 }
+
+
+def type_and_side(model_type: str, name: str, leaf: str) -> tuple[str, Side]:
+    """What a matrix is called among those of its block, and whether it reads the residual stream.
+
+    Args:
+        model_type: As the checkpoint's `config.json` says.
+        name: Its module path.
+        leaf: The end of the path, inside the block.
+
+    Returns:
+        Its type and side; the path itself and `unknown` if the table does not know it.
+    """
+    where = name.removesuffix(leaf) if name.endswith(leaf) else name.partition(leaf)[0]
+    for stack in ARCHITECTURES.get(model_type, ()):
+        if f".{where}".endswith(f".{stack.blocks}.{_number(where)}.") and stack.knows(leaf):
+            return stack.type_of(leaf), stack.side_of(leaf)
+    return without_numbers(leaf).replace("*.", ""), "unknown"
+
+
+def _number(where: str) -> str:
+    return where.rstrip(".").rpartition(".")[2]

@@ -27,13 +27,13 @@ LOADERS: Mapping[Kind, Any] = {
 
 
 def configuration(
-    folder: Path, *, kind: Kind, labels: Sequence[str] | None, trust_remote_code: bool
+    folder: Path, *, kind: Kind | None, labels: Sequence[str] | None, trust_remote_code: bool
 ) -> PreTrainedConfig:
     """A checkpoint's configuration, with labels.
 
     Args:
         folder: Checkpoint; its `config.json` is enough.
-        kind: What the model shall do.
+        kind: What the model shall do; None for any.
         labels: Of a classifier, in the order of their ids; None for any other kind.
         trust_remote_code: Run code that comes with the checkpoint.
 
@@ -50,7 +50,8 @@ def configuration(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **names)
     except config_errors() as error:
         raise CheckpointError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())}") from error
-    check_kind(config, kind, folder=folder)
+    if kind is not None:
+        check_kind(config, kind, folder=folder)
     return config
 
 

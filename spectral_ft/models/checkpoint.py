@@ -12,6 +12,9 @@ from spectral_ft.errors import CheckpointError
 from spectral_ft.fingerprint import file_fingerprint, path_fingerprint, text_fingerprint
 from spectral_ft.models import torch_files
 from spectral_ft.models.block_matrices import BlockMatrices
+from spectral_ft.models.kinds import Kind
+from spectral_ft.models.layout import layout
+from spectral_ft.models.places import Layout, LayoutRequest
 from spectral_ft.models.tensors import Contents, StoredTensor, is_safetensors, safetensors_contents
 from spectral_ft.types import MatrixShape
 
@@ -34,6 +37,10 @@ class Checkpoint:
     folder: Path
     dequantize: bool = False
     """Analyse packed weights as what they stand for."""
+    kind: Kind = "causal_lm"
+    """What the model shall do, which decides what its modules are called."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint, to see which modules its model has."""
 
     def __post_init__(self) -> None:
         """Look for what a checkpoint must have.
@@ -107,7 +114,10 @@ class Checkpoint:
     @cached_property
     def block_matrices(self) -> BlockMatrices:
         """The matrices of its blocks."""
-        return BlockMatrices(str(self.folder), self.model_type, self.contents, self.dequantize)
+        return BlockMatrices(str(self.folder), self.model_type, self.contents, self.dequantize, self._layout)
+
+    def _layout(self, shapes: dict[str, tuple[int, ...] | None], codes: list[str], packed: list[str]) -> Layout:
+        return layout(LayoutRequest(str(self.folder), self.kind, self.trust_remote_code, shapes, codes, packed))
 
     @property
     def matrices(self) -> tuple[MatrixShape, ...]:

@@ -56,7 +56,7 @@ def check_kind(config: "PreTrainedConfig", kind: Kind, *, folder: Path) -> None:
     Raises:
         CheckpointError: If the architecture has no model of that kind.
     """
-    possible = _kinds(config)
+    possible = possible_kinds(config)
     if kind not in possible:
         way_out = f"use model.kind={' or '.join(possible)}" if possible else "none of the kinds fits it"
         raise CheckpointError(
@@ -64,7 +64,15 @@ def check_kind(config: "PreTrainedConfig", kind: Kind, *, folder: Path) -> None:
         )
 
 
-def _kinds(config: "PreTrainedConfig") -> list[Kind]:
+def possible_kinds(config: "PreTrainedConfig") -> list[Kind]:
+    """The kinds of model that an architecture can be.
+
+    Args:
+        config: Of the checkpoint.
+
+    Returns:
+        Some of the three; none for what has nothing to do with text.
+    """
     from transformers.models.auto import modeling_auto as known
 
     own_code = getattr(config, "auto_map", None) or {}  # classes that come with the checkpoint

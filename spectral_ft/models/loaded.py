@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-ADDED = (".lora_", ".bottleneck_", ".ia3_", ".modules_to_save.", "prompt_encoder.")
-"""In the names of parameters that adapters added."""
-
-
 @dataclass(frozen=True)
 class PackedParameter:
     """A parameter that bitsandbytes has packed."""
@@ -76,20 +72,20 @@ def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> Bl
     Returns:
         Views of the parameters, copied to the host one at a time.
     """
+    from spectral_ft.models.modules import ADDED, base_name, layout_of
+
     tensors: dict[str, Tensor] = {
-        _base_name(name): _tensor(parameter, dequantize)
+        base_name(name): _tensor(parameter, dequantize)
         for name, parameter in model.named_parameters()
         if not any(mark in name for mark in ADDED)
     }
     origin = f"the loaded {type(model).__name__}"
-    return BlockMatrices(origin, str(model.config.model_type), Contents(tensors, {}))
-
-
-def _base_name(name: str) -> str:
-    # What a parameter is called without PEFT.
-    for inserted in (".base_layer.", ".original_module."):
-        name = name.replace(inserted, ".")
-    return name.removeprefix("base_model.model.")
+    return BlockMatrices(
+        origin,
+        str(model.config.model_type),
+        Contents(tensors, {}),
+        find=lambda shapes, codes, packed: layout_of(model, shapes, codes=codes, packed=packed),
+    )
 
 
 def _tensor(parameter: "torch.nn.Parameter", dequantize: bool) -> Tensor:

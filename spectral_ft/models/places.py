@@ -7,10 +7,11 @@ import logging
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spectral_ft.errors import CheckpointError
 from spectral_ft.models.architectures import ARCHITECTURES
+from spectral_ft.models.kinds import Kind
 from spectral_ft.models.stack import Stack, without_numbers
 from spectral_ft.types import MatrixShape, Side
 
@@ -33,6 +34,42 @@ class Place:
     """Whether it is stored as (d_in, d_out)."""
     scale: float = 1.0
     """What the weights are multiplied by; not 1 for a convolution."""
+    rows: tuple[int, int] | None = None
+    """First row and the one after the last, if the tensor holds several matrices below each other."""
+    further: tuple[str, ...] = ()
+    """Tensors that hold its further rows, in their order."""
+
+
+@dataclass(frozen=True)
+class LayoutRequest:
+    """What must be known of a checkpoint to find its matrices."""
+
+    folder: str
+    kind: Kind
+    trust_remote_code: bool
+    shapes: dict[str, tuple[int, ...] | None]
+    """Tensor name to its shape; None if its file is damaged or missing."""
+    codes: list[str]
+    """Tensors that hold codes of a quantization, whose shapes say nothing."""
+    packed: list[str]
+    """Tensors that bitsandbytes packed, which it has turned to (d_out, d_in)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the matrices of a model's blocks are among the tensors of a checkpoint."""
+
+    model_class: str = ""
+    places: tuple[Place, ...] = ()
+    """In the order of block and name."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Matrix that the model has and the files have not, to the sentence that says so."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Matrix to its tensor, which is damaged."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Why parameters or tensors of blocks are not matrices, to their names."""
+    not_compared: str | None = None
+    """Why files and model were not compared; the matrices must then be found by their names."""
 
 
 _GENERIC = re.compile(r"(?P<path>.*?\b(?:layers?|h|blocks?)\.(?P<block>\d+)\.(?P<leaf>.+?))(?P<weight>\.weight)?")

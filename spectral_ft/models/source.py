@@ -77,9 +77,10 @@ class ModelSource:
             CheckpointError: If the folder is missing or no checkpoint.
         """
         if self.path is not None:
-            return Checkpoint(Path(self.path).expanduser())
+            return self._checkpoint(Path(self.path).expanduser())
         from spectral_ft.hub import download_model
 
+<<<<<<< HEAD
         choose = partial(describing_files, code=self.trust_remote_code)
         found = Checkpoint(download_model(str(self.id), revision=self.revision, choose=choose))
         return self.complete(found) if weights else found
@@ -155,3 +156,9 @@ def _shards(shards: Sequence[str], names: Sequence[str], *, model: str, index: s
             "commit that is whole."
         )
     return [index, *shards]
+=======
+        return self._checkpoint(download_model(str(self.id), revision=self.revision, patterns=FILES))
+
+    def _checkpoint(self, folder: Path) -> Checkpoint:
+        return Checkpoint(folder, kind=self.kind, trust_remote_code=self.trust_remote_code)
+>>>>>>> 4e17e4d (The matrices of the files are those of the model that config.json builds; the module that owns a tensor decides what it is)

@@ -37,6 +37,17 @@ class Stack:
         leaves = "|".join(re.escape(leaf).replace(r"\*", r"\d+") for leaf in (*self.readers, *self.writers))
         return re.compile(rf"{head}{re.escape(self.blocks)}\.(?P<block>\d+)\.(?P<leaf>{leaves})(?:\.weight)?")
 
+    def knows(self, leaf: str) -> bool:
+        """Whether the table has a leaf.
+
+        Args:
+            leaf: Module path inside a block.
+
+        Returns:
+            True if it reads or writes the residual stream.
+        """
+        return without_numbers(leaf) in (*self.readers, *self.writers)
+
     def type_of(self, leaf: str) -> str:
         """The module type of a leaf.
 

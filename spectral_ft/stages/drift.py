@@ -18,9 +18,7 @@ from spectral_ft.bfloat16 import widened
 from spectral_ft.errors import CheckpointError
 from spectral_ft.experiment import Experiment
 from spectral_ft.methods.none import Nothing
-from spectral_ft.models.block_matrices import BlockMatrices
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.models.places import is_block_matrix
 from spectral_ft.models.tensors import Contents, safetensors_contents
 from spectral_ft.spectral.analysis import Analysis
 from spectral_ft.spectral.drift import drift_columns
@@ -181,11 +179,10 @@ def _with_tensors(experiment: Experiment, checkpoint: Checkpoint, adapter: Path)
     from spectral_ft.models.loaded import loaded_matrices
 
     stored = safetensors_contents(adapter).tensors
-    kept = {name: tensor for name, tensor in stored.items() if is_block_matrix(checkpoint.model_type, name)}
-    if not kept:
-        return _Moved((), lambda matrix: np.empty(0), lambda matrix, before: before)
     base = loaded_matrices(load_base(experiment, checkpoint), dequantize=True)
-    trained = BlockMatrices(str(adapter), checkpoint.model_type, Contents(kept, {}))
+    trained = base.limited_to(Contents(stored, {}))
+    if trained is None:
+        return _Moved((), lambda matrix: np.empty(0), lambda matrix, before: before)
     return _Moved(trained.matrices, base.read, lambda matrix, before: widened(trained.read(matrix)))
 
 

@@ -94,8 +94,11 @@ def faults(report: SpectralReport, checkpoint: Checkpoint, settings: SpectrumSet
         A sentence for each matrix that is missing or could not be analysed.
     """
     matrices = replace(checkpoint, dequantize=settings.dequantize).block_matrices
-    missing = [fault for name, fault in matrices.faults.items() if settings.wants(name.removesuffix(".weight"))]
-    return [*missing, *(s.fault for s in report.matrices if s.fault)]
+    return [*_missing(matrices, settings), *(s.fault for s in report.matrices if s.fault)]
+
+
+def _missing(matrices: BlockMatrices, settings: SpectrumSettings) -> list[str]:
+    return [fault for name, fault in matrices.faults.items() if settings.wants(name.removesuffix(".weight"))]
 
 
 def sound_report(model: str, checkpoint: Checkpoint, settings: SpectrumSettings, folder: Path) -> SpectralReport:
@@ -131,9 +134,15 @@ def report_of_shapes(model: str, checkpoint: Checkpoint, settings: SpectrumSetti
 
     Returns:
         The report, without spectra and columns.
+
+    Raises:
+        CheckpointError: If a matrix is missing.
     """
     checkpoint.check_whole()
-    matrices = settings.choose(replace(checkpoint, dequantize=settings.dequantize).matrices)
+    found = replace(checkpoint, dequantize=settings.dequantize).block_matrices
+    matrices = settings.choose(found.matrices)
+    if missing := _missing(found, settings):
+        raise CheckpointError(listing(missing))
     return SpectralReport(
         model=model,
         fingerprint="",

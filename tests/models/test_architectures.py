@@ -14,7 +14,7 @@ from spectral_ft.models.loaded import loaded_matrices
 from spectral_ft.models.places import block_matrices, is_block_matrix
 from spectral_ft.models.tensors import Contents, safetensors_contents
 from spectral_ft.spectral.decomposition import singular_values as decomposed
-from tests.models.tiny_models import MODEL_TYPES, as_in_files, linear_weights, model_of, singular_values
+from tests.models.tiny_models import MODEL_TYPES, linear_weights, model_of, singular_values
 from tests.oracles import gaussian
 
 
@@ -35,7 +35,7 @@ def listed(model_type):
 def test_the_matrices_of_a_file_are_the_linear_modules_of_the_blocks(model_type, tmp_path):
     model = model_of(model_type)
     checkpoint = saved(model, tmp_path)
-    expected = as_in_files(linear_weights(model), model_type)
+    expected = linear_weights(model)
     assert checkpoint.model_type == model_type
     assert {matrix.name: matrix.shape for matrix in checkpoint.matrices} == {
         name: tuple(weight.shape) for name, weight in expected.items()

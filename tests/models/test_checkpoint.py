@@ -19,11 +19,12 @@ STORED = {
     "h.0.mlp.c_proj": (32, 8),
 }
 """As GPT-2's Conv1D stores them: (d_in, d_out)."""
+CONFIG = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 16}
 
 
 def write_gpt2(folder, *, prefix):
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     weights = {f"{prefix}wte.weight": gaussian(16, 8, seed=0)}
     weights |= {f"{prefix}{name}.weight": gaussian(*shape, seed=1) for name, shape in STORED.items()}
     weights |= {f"{prefix}{name}.bias": np.zeros(shape[1]) for name, shape in STORED.items()}

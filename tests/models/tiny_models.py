@@ -41,8 +41,9 @@ def model_of(model_type, **sizes):
 def linear_weights(model):
     """Module path to weight (d_out, d_in) of what is linear in a block; the experts of a module one by one.
 
-    Experts are named as a loaded model stacks them: `PATH.gate_up_proj.NUMBER`.
+    Experts are named as files keep them: `PATH.NUMBER.gate_proj`, gate and up apart.
     """
+    parts = {"gate": "w1", "up": "w3", "down": "w2"} if model.config.model_type == "mixtral" else {}
     found = {}
     for name, module in model.named_modules():
         if not re.search(r"\.\d+\.", name):
@@ -54,25 +55,13 @@ def linear_weights(model):
             found[name] = module.weight.T
         elif kind.endswith("Experts"):
             for parameter, stacked in module.named_parameters():
-                found |= {f"{name}.{parameter}.{number}": weight for number, weight in enumerate(stacked)}
+                halves = parameter.removesuffix("_proj").split("_")
+                for number, weight in enumerate(stacked):
+                    for half, piece in zip(halves, weight.chunk(len(halves)), strict=True):
+                        found[f"{name}.{number}.{parts.get(half, f'{half}_proj')}"] = piece
         elif kind.endswith("Router"):
             found[name] = module.weight
     return {name: weight.detach() for name, weight in found.items()}
-
-
-def as_in_files(weights, model_type):
-    """The names and halves under which files keep experts: one by one, gate and up apart."""
-    parts = {"gate": "w1", "up": "w3", "down": "w2"} if model_type == "mixtral" else {}
-    found = {}
-    for name, weight in weights.items():
-        where = name.replace(".mlp.", ".block_sparse_moe.") if model_type == "mixtral" else name
-        if match := re.fullmatch(r"(.*\.experts)\.(gate_up|down)_proj\.(\d+)", where):
-            path, part, number = match.groups()
-            for half, piece in zip(part.split("_"), weight.chunk(2) if part == "gate_up" else [weight], strict=True):
-                found[f"{path}.{number}.{parts.get(half, f'{half}_proj')}"] = piece
-        else:
-            found[where] = weight
-    return found
 
 
 def singular_values(weight):

@@ -150,7 +150,9 @@ def test_a_packed_matrix_without_its_scales_keeps_no_other_from_its_results(tmp_
         tensors |= {name: codes} | {f"{name}.{part}": value for part, value in state.as_dict(packed=True).items()}
     del tensors["model.layers.1.mlp.up_proj.weight.absmax"]
     save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2})
+    )
     checkpoint = Checkpoint(tmp_path, dequantize=True)
     report = report_with_spectra("m", checkpoint, settings(dequantize=True), tmp_path / "run")
     assert [spectrum.fault is None for spectrum in report.matrices] == [True, False]
