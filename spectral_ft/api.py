@@ -82,8 +82,9 @@ def lora_config(
         ConfigError: If the policy, the budget or an option cannot be.
         PlanError: If the policy selects nothing, or the budget is below one rank each.
     """
+    from spectral_ft.adapters.lora import CHOOSING, check_configuration
     from spectral_ft.adapters.lora import lora_config as config_of
-    from spectral_ft.stages.allocation import plan_of
+    from spectral_ft.stages.allocation import adaptable, plan_of
     from spectral_ft.stages.base import base_model
     from spectral_ft.stages.reading import what_plans_read
     from spectral_ft.types import PROBE_COLUMNS
@@ -102,7 +103,12 @@ def lora_config(
         located = experiment.model.locate()
         report, _ = what_plans_read(experiment, located, parts=[experiment.parts], folder=Path(folder))
         base = base_model(experiment, located, tuple(spectrum.matrix for spectrum in report.matrices))
-        return config_of(plan_of(experiment.parts, base, report, None), **options)
+        adaptable(experiment.parts, base, report, log_them=True)
+        plan = plan_of(experiment.parts, base, report, None)
+        config = config_of(plan, task_type=base.task_type, **options)
+        if not CHOOSING & set(options):
+            check_configuration(base.blueprint(), config, plan, heads=base.head_parameters)
+        return config
 
 
 def compare(

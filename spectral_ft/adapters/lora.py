@@ -6,12 +6,14 @@ silently resets adapters.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -90,14 +92,70 @@ def add_lora(
     return adapted
 
 
-def _check_modules(model: PreTrainedModel, plan: AllocationPlan) -> None:
+def obstacles(model: PreTrainedModel, names: Iterable[str], *, whole: bool = False) -> dict[str, str]:
+    """Why some matrices of a model cannot be adapted.
+
+    Args:
+        model: With or without weights.
+        names: Of its matrices.
+        whole: The matrices themselves are to be trained; otherwise adapters are to be attached to them.
+
+    Returns:
+        Name to reason, for those that cannot be.
+    """
     modules = dict(model.named_modules())
-    for allocation in plan.adapted:
-        if not isinstance(modules.get(allocation.name), torch.nn.Linear | Conv1D):
-            raise PlanError(
-                f"{allocation.name} is no linear module of this {type(model).__name__}, so it can have no adapter "
-                "(experts that are stacked in one parameter are none): leave it out by rank_policy.target_modules."
-            )
+    text = _text_part(model)
+    found = {}
+    for name in names:
+        module = modules.get(name)
+        if whole and not isinstance(getattr(module, "weight", None), torch.Tensor):
+            found[name] = "it is stacked with others in one parameter"
+        elif not whole and not isinstance(module, torch.nn.Linear | Conv1D):
+            stacked = module is None or "expert" in type(module).__name__.lower()
+            owner = "stacked with others in one parameter" if stacked else f"a {type(module).__name__}"
+            found[name] = f"it is {owner}, not a linear module"
+        elif text is not None and not name.startswith(text):
+            found[name] = f"text does not reach it: it is outside of {text.rstrip('.')}"
+        elif not whole and _is_refused(model, name):
+            found[name] = f"PEFT refuses adapters on it in a {model.config.model_type} model"
+        elif not whole and _is_redirected(model, name):
+            found[name] = f"PEFT would put its adapter on the stacked experts of a {model.config.model_type} model"
+    return found
+
+
+def _text_part(model: PreTrainedModel) -> str | None:
+    # What the names of the modules that see text begin with; None if all do.
+    if model.config.get_text_config() is model.config or not hasattr(model, "get_decoder"):
+        return None
+    decoder = model.get_decoder()
+    return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), None)
+
+
+def _is_refused(model: PreTrainedModel, name: str) -> bool:
+    # Their fused kernels read the weight itself, so that an adapter would do nothing.
+    try:
+        _check_lora_target_modules_mamba(LoraConfig(), model, name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
+
+
+def _is_redirected(model: PreTrainedModel, name: str) -> bool:
+    # PEFT takes every `gate_proj` of some architectures for an expert, a dense or shared one too.
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:
+        return True
+    return name not in (config.target_modules or ())
+
+
+def _check_modules(model: PreTrainedModel, plan: AllocationPlan) -> None:
+    for name, reason in obstacles(model, [allocation.name for allocation in plan.adapted]).items():
+        raise PlanError(
+            f"{name} of this {type(model).__name__} can have no adapter: {reason}. Leave it out by "
+            "rank_policy.target_modules."
+        )
 
 
 def _check_dora(model: PreTrainedModel, plan: AllocationPlan) -> None:
@@ -109,6 +167,32 @@ def _check_dora(model: PreTrainedModel, plan: AllocationPlan) -> None:
             raise PlanError(
                 f"PEFT's DoRA does not run on an 8-bit base on a CPU ({allocation.name}): use nf4, none, or a GPU."
             )
+
+
+CHOOSING = frozenset({"exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"})
+"""Options of `LoraConfig` by which other matrices are adapted than the plan's."""
+
+
+def check_configuration(model: PreTrainedModel, config: LoraConfig, plan: AllocationPlan, *, heads: int) -> None:
+    """Refuse a configuration by which PEFT makes other adapters than the plan counted.
+
+    Args:
+        model: Without weights; changed in place.
+        config: Of the adapters.
+        plan: What they should be.
+        heads: Parameters of the plan that are trained beside the adapters.
+
+    Raises:
+        PlanError: If the number of the adapters' parameters is not the plan's.
+    """
+    _check_modules(model, plan)
+    adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    made = sum(parameter.numel() for name, parameter in adapted.named_parameters() if "lora_" in name)
+    if made != (planned := plan.adapter_parameters - heads):
+        raise PlanError(
+            f"PEFT makes adapters of {made:,} parameters from this configuration, and the plan counts {planned:,}: "
+            "leave out the options of LoraConfig that change which matrices are adapted, or the policy's types."
+        )
 
 
 def set_directions(model: PeftModel, directions: Mapping[str, np.ndarray]) -> None:

@@ -41,4 +41,4 @@ class Depth:
             position = (spectrum.matrix.block - low) / span
             rank = round(self.first_rank + (self.last_rank - self.first_rank) * position)
             given[spectrum.matrix.name] = Given(rank, self.alpha_factor * rank)
-        return allocate_each(report, given)
+        return allocate_each(report, given, targets=self.target_modules)

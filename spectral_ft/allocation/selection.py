@@ -1,8 +1,9 @@
 """Which matrices a policy may touch, and which of them are at the top."""
 
+import logging
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -10,7 +11,9 @@ from pydantic import Field
 
 from spectral_ft.errors import PlanError
 from spectral_ft.spelling import nearest
-from spectral_ft.types import MatrixAllocation, MatrixSpectrum, SpectralReport
+from spectral_ft.types import MatrixAllocation, MatrixShape, MatrixSpectrum, SpectralReport
+
+log = logging.getLogger(__name__)
 
 Targets = str | list[str] | None
 """Regex on whole module names, list of module types, or all."""
@@ -105,6 +108,16 @@ def ranked(spectra: Sequence[MatrixSpectrum], *, column: str, scope: Scope) -> d
             f"rank_policy.column={column!r} is null for all {len(spectra)} candidates "
             f"({example.matrix.name}: {example.reasons.get(column, 'no reason given')}), so nothing can be selected."
         )
+    if null := [spectrum for spectrum in spectra if spectrum.columns[column] is None]:
+        reasons = Counter(spectrum.reasons.get(column, "no reason given") for spectrum in null)
+        log.warning(
+            "%d of %d matrices stay frozen, since rank_policy.column=%s is null for them: %s (%s)",
+            len(null),
+            len(spectra),
+            column,
+            "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
+            ", ".join(sorted({spectrum.matrix.type for spectrum in null})),
+        )
     return {key: sorted(members, key=lambda member: (-member[0], member[1])) for key, members in scopes.items()}
 
 
@@ -161,7 +174,9 @@ def above(spectra: Sequence[MatrixSpectrum], *, column: str, threshold: float) -
     return chosen
 
 
-def allocate(report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha: float) -> tuple[MatrixAllocation, ...]:
+def allocate(
+    report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha: float, targets: Targets = ""
+) -> tuple[MatrixAllocation, ...]:
     """Give the chosen matrices one rank and freeze the others.
 
     Args:
@@ -169,6 +184,7 @@ def allocate(report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha:
         chosen: Module names.
         rank: LoRA's r.
         lora_alpha: LoRA's alpha.
+        targets: As for `allocate_each`.
 
     Returns:
         One allocation a matrix, in the report's order.
@@ -176,15 +192,23 @@ def allocate(report: SpectralReport, chosen: set[str], *, rank: int, lora_alpha:
     Raises:
         PlanError: If the rank is above a chosen matrix's smaller side.
     """
-    return allocate_each(report, dict.fromkeys(chosen, Given(rank, lora_alpha)))
+    return allocate_each(report, dict.fromkeys(chosen, Given(rank, lora_alpha)), targets=targets)
 
 
-def allocate_each(report: SpectralReport, given: Mapping[str, Given]) -> tuple[MatrixAllocation, ...]:
+def _is_small(matrix: MatrixShape, given: Mapping[str, Given]) -> bool:
+    return given[matrix.name].rank > matrix.smaller_side
+
+
+def allocate_each(
+    report: SpectralReport, given: Mapping[str, Given], *, targets: Targets = ""
+) -> tuple[MatrixAllocation, ...]:
     """Give each chosen matrix its own rank and freeze the others.
 
     Args:
         report: Of the model.
         given: Module name to what it gets.
+        targets: The policy's `target_modules`. None lets a matrix whose smaller side is below its rank stay frozen,
+            and says so; such a matrix that somebody named is refused.
 
     Returns:
         One allocation a matrix, in the report's order.
@@ -194,6 +218,16 @@ def allocate_each(report: SpectralReport, given: Mapping[str, Given]) -> tuple[M
     """
     if not given:
         raise PlanError(f"the rank policy selects none of the {len(report.matrices)} matrices of {report.model}.")
+    small = [s.matrix for s in report.matrices if s.matrix.name in given and _is_small(s.matrix, given)]
+    if targets is None and 0 < len(small) < len(given):
+        names = {matrix.name for matrix in small}
+        given = {name: got for name, got in given.items() if name not in names}
+        log.info(
+            "%d matrices stay frozen, since their smaller side is below their rank: %s (%s)",
+            len(small),
+            ", ".join(sorted({matrix.type for matrix in small})),
+            f"{small[0].name} of shape {small[0].shape}",
+        )
     allocations = []
     for spectrum in report.matrices:
         name, got = spectrum.matrix.name, given.get(spectrum.matrix.name)

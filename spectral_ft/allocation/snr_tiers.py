@@ -105,7 +105,7 @@ class SnrTiers:
                 f"rank_policy.thresholds={self.thresholds} on {self.column} select nothing: its highest value is "
                 f"{highest:.4g}."
             )
-        return allocate_each(report, given)
+        return allocate_each(report, given, targets=self.target_modules)
 
     def _tier(self, position: int, count: int, value: float) -> Tier | None:
         if self.thresholds is not None:

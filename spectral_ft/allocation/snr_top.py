@@ -69,4 +69,4 @@ class SnrTop:
             chosen = above(spectra, column=self.column, threshold=self.threshold)
         else:
             chosen = top(spectra, column=self.column, fraction=self.top_fraction or 1.0, scope=self.scope)
-        return allocate(report, chosen, rank=self.rank, lora_alpha=self.lora_alpha)
+        return allocate(report, chosen, rank=self.rank, lora_alpha=self.lora_alpha, targets=self.target_modules)

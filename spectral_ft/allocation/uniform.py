@@ -34,4 +34,4 @@ class Uniform:
         """
         spectra = candidates(report, target_modules=self.target_modules, lowest_block=self.lowest_block)
         chosen = {spectrum.matrix.name for spectrum in spectra}
-        return allocate(report, chosen, rank=self.rank, lora_alpha=self.lora_alpha)
+        return allocate(report, chosen, rank=self.rank, lora_alpha=self.lora_alpha, targets=self.target_modules)

@@ -1,6 +1,6 @@
 """What every method says of itself, and what it hands to training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -41,6 +41,8 @@ class BaseModel(NamedTuple):
     """PEFT's name of what the model is for: CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS."""
     blueprint: "Callable[[], PreTrainedModel]"
     """The model without weights."""
+    obstacles: "Callable[[bool], Mapping[str, str]]" = lambda whole: {}
+    """Matrix to the reason why it cannot have an adapter; with True, why it cannot be trained as a whole."""
 
 
 def nothing(step: int) -> None:

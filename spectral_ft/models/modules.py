@@ -31,7 +31,7 @@ from spectral_ft.types import MatrixShape
 
 ADDED = (".lora_", ".bottleneck_", ".ia3_", ".modules_to_save.", "prompt_encoder.")
 """In the names of parameters that adapters added."""
-CANNOT_BUILD = (
+CANNOT_BUILD: tuple[type[Exception], ...] = (
     SpectralFTError,
     OSError,
     ValueError,
@@ -59,7 +59,7 @@ def lay_out(request: LayoutRequest) -> Layout:
     try:
         model = _empty_model(Path(request.folder), kind=request.kind, trust_remote_code=request.trust_remote_code)
         return layout_of(model, request.shapes, codes=request.codes, packed=request.packed, renamed=True)
-    except (*CANNOT_BUILD, *strict_configuration_errors()) as error:
+    except CANNOT_BUILD + strict_configuration_errors() as error:
         return Layout(not_compared=_why_not(Path(request.folder), error, trusted=request.trust_remote_code))
 
 

@@ -80,9 +80,8 @@ class ModelSource:
             return self._checkpoint(Path(self.path).expanduser())
         from spectral_ft.hub import download_model
 
-<<<<<<< HEAD
         choose = partial(describing_files, code=self.trust_remote_code)
-        found = Checkpoint(download_model(str(self.id), revision=self.revision, choose=choose))
+        found = self._checkpoint(download_model(str(self.id), revision=self.revision, choose=choose))
         return self.complete(found) if weights else found
 
     def complete(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -108,6 +107,9 @@ class ModelSource:
         if shards := sorted(set(tensors.index_of(folder / index).values())):
             folder = download_model(model, revision=commit, choose=partial(_shards, shards, model=model, index=index))
         return replace(checkpoint, folder=folder)
+
+    def _checkpoint(self, folder: Path) -> Checkpoint:
+        return Checkpoint(folder, kind=self.kind, trust_remote_code=self.trust_remote_code)
 
 
 def describing_files(names: Sequence[str], *, code: bool) -> list[str]:
@@ -156,9 +158,3 @@ def _shards(shards: Sequence[str], names: Sequence[str], *, model: str, index: s
             "commit that is whole."
         )
     return [index, *shards]
-=======
-        return self._checkpoint(download_model(str(self.id), revision=self.revision, patterns=FILES))
-
-    def _checkpoint(self, folder: Path) -> Checkpoint:
-        return Checkpoint(folder, kind=self.kind, trust_remote_code=self.trust_remote_code)
->>>>>>> 4e17e4d (The matrices of the files are those of the model that config.json builds; the module that owns a tensor decides what it is)

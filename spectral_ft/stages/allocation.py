@@ -1,6 +1,7 @@
 """Report and probe to `plan.json`."""
 
 import logging
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def plan_allocation(
             enter(folder, path.name)
         plan = checked(read_json(path, AllocationPlan, way_out=EDITED), parts, base, path)
     else:
+        adaptable(parts, base, report, log_them=True)
         plan = plan_of(parts, base, report, probe)
     write_json(path, plan, home=folder)
     log.info(
@@ -69,15 +71,71 @@ def plan_of(parts: PlanParts, base: BaseModel, report: SpectralReport, probe: Pr
         probe: For groupings by gradients.
 
     Returns:
-        The plan, within its budget.
+        The plan, within its budget. A matrix that cannot be adapted stays frozen.
+
+    Raises:
+        PlanError: If no matrix can be adapted, or the policy names only some that cannot.
     """
+    whole_report, report = report, adaptable(parts, base, report)
     allocations = parts.grouping.group(parts.rank_policy.allocate(report), report, probe)
     target = parts.budget.target(base.parameters)
     if parts.budget.kind == "match":
         target = plan_of(parts.budget.of, base, report, probe).trainable_parameters
     if target is not None:
         allocations = _within(target, allocations, parts, base, report)
-    return parts.method.plan(parts.lr_by.scale(allocations, report), base)
+    given = {allocation.name: allocation for allocation in parts.lr_by.scale(allocations, report)}
+    names = [spectrum.matrix.name for spectrum in whole_report.matrices]
+    return parts.method.plan(tuple(given.get(name) or MatrixAllocation(name, 0, 0.0) for name in names), base)
+
+
+def adaptable(parts: PlanParts, base: BaseModel, report: SpectralReport, *, log_them: bool = False) -> SpectralReport:
+    """The report without the matrices to which the method cannot do anything.
+
+    Args:
+        parts: What makes the plan.
+        base: The model.
+        report: Of all its matrices.
+        log_them: Say in the log what is left out, and why.
+
+    Returns:
+        What policies choose from.
+
+    Raises:
+        PlanError: If nothing is left, or the policy names only what is left out.
+    """
+    if parts.method.takes.ranks == "none":
+        return report
+    reasons = base.obstacles(parts.method.takes.ranks == "whole")
+    kept = tuple(spectrum for spectrum in report.matrices if spectrum.matrix.name not in reasons)
+    left_out = [spectrum for spectrum in report.matrices if spectrum.matrix.name in reasons]
+    if not left_out:
+        return report
+    targets = getattr(parts.rank_policy, "target_modules", None)
+    known = {spectrum.matrix.type for spectrum in kept}
+    named = [
+        s for s in left_out if isinstance(targets, list) and s.matrix.type in targets and s.matrix.type not in known
+    ]
+    if named or not kept:
+        first = (named or left_out)[0].matrix
+        raise PlanError(
+            f"rank_policy.target_modules={targets}: {first.type} cannot be adapted by method={parts.method.name} "
+            f"({first.name}: {reasons[first.name]}). Name other module types, or null for all that can be."
+        )
+    if log_them:
+        types: dict[str, Counter[str]] = defaultdict(Counter)
+        for spectrum in left_out:
+            types[reasons[spectrum.matrix.name]][spectrum.matrix.type] += 1
+        log.info(
+            "left out %d of %d matrices, which method=%s cannot adapt: %s",
+            len(left_out),
+            len(report.matrices),
+            parts.method.name,
+            "; ".join(
+                f"{', '.join(f'{count} {kind}' for kind, count in counted.items())} ({reason})"
+                for reason, counted in types.items()
+            ),
+        )
+    return replace(report, matrices=kept)
 
 
 def checked(plan: AllocationPlan, parts: PlanParts, base: BaseModel, path: Path) -> AllocationPlan:

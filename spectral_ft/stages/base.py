@@ -1,5 +1,6 @@
 """The base model, as far as counting needs it."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from spectral_ft.experiment import Experiment
@@ -23,8 +24,10 @@ def base_model(experiment: Experiment, checkpoint: Checkpoint, matrices: tuple[M
     Returns:
         The base model; no weight is loaded.
     """
+    from spectral_ft.adapters.lora import obstacles
     from spectral_ft.models.blueprints import head_modules
 
+    names = [matrix.name for matrix in matrices]
     model = blueprint(experiment, checkpoint)
     heads = head_modules(model, kind=experiment.model.kind)
     return BaseModel(
@@ -34,6 +37,7 @@ def base_model(experiment: Experiment, checkpoint: Checkpoint, matrices: tuple[M
         head_parameters=sum(p.numel() for name in heads for p in model.get_submodule(name).parameters()),
         task_type=task_type(experiment.model.kind),
         blueprint=lambda: blueprint(experiment, checkpoint),
+        obstacles=cache(lambda whole: obstacles(model, names, whole=whole)),
     )
 
 

@@ -94,7 +94,7 @@ def _probed(
         components = principal_inputs(
             model,
             batches,
-            policy.names(report),
+            watchable(model, policy.names(report)),
             rank=policy.rank,
             rho=policy.rho,
             tau=policy.tau,
