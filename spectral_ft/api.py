@@ -105,7 +105,7 @@ def lora_config(
         base = base_model(experiment, located, tuple(spectrum.matrix for spectrum in report.matrices))
         adaptable(experiment.parts, base, report, log_them=True)
         plan = plan_of(experiment.parts, base, report, None)
-        config = config_of(plan, task_type=base.task_type, **options)
+        config = config_of(plan, **options)
         if not CHOOSING & set(options):
             check_configuration(base.blueprint(), config, plan, heads=base.head_parameters)
         return config

@@ -7,6 +7,7 @@ silently resets adapters.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,8 @@ def check_configuration(model: PreTrainedModel, config: LoraConfig, plan: Alloca
         PlanError: If the number of the adapters' parameters is not the plan's.
     """
     _check_modules(model, plan)
-    adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    # PEFT changes the configuration that it is given.
+    adapted = get_peft_model(model, deepcopy(config), low_cpu_mem_usage=True)
     made = sum(parameter.numel() for name, parameter in adapted.named_parameters() if "lora_" in name)
     if made != (planned := plan.adapter_parameters - heads):
         raise PlanError(

@@ -46,7 +46,7 @@ class Checkpoint:
         """Look for what a checkpoint must have.
 
         Raises:
-            CheckpointError: If the folder or its `config.json` is missing.
+            CheckpointError: If the folder or its `config.json` is missing, or an adapter lies there too.
         """
         if not self.folder.is_dir():
             raise CheckpointError(f"model.path={self.folder} does not exist or is no folder.")
@@ -59,6 +59,12 @@ class Checkpoint:
                 "save_pretrained writes it (config.json, *.safetensors, tokenizer files)."
             )
         _ = self.config  # looked at before anything is built from it
+        if (self.folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"model.path={self.folder} holds a model and an adapter (adapter_config.json), which transformers "
+                "would put on the model by itself. Move adapter_config.json and adapter_model.* to another folder; "
+                "`evaluate adapter=FOLDER` scores the model with it."
+            )
 
     @cached_property
     def config(self) -> dict[str, Any]:

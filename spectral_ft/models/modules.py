@@ -21,7 +21,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from transformers.pytorch_utils import Conv1D
 
 from spectral_ft.errors import SpectralFTError
-from spectral_ft.hub import strict_configuration_errors
+from spectral_ft.hub import config_errors
 from spectral_ft.models.architectures import type_and_side
 from spectral_ft.models.blueprints import LOADERS, configuration
 from spectral_ft.models.kinds import Kind, possible_kinds
@@ -31,18 +31,6 @@ from spectral_ft.types import MatrixShape
 
 ADDED = (".lora_", ".bottleneck_", ".ia3_", ".modules_to_save.", "prompt_encoder.")
 """In the names of parameters that adapters added."""
-CANNOT_BUILD: tuple[type[Exception], ...] = (
-    SpectralFTError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    ArithmeticError,
-)
-"""What the library raises when a configuration makes no model."""
 _ADAPTERS = (".base_layer.", ".lora_")
 _CODES = re.compile(r"[._](qweight|qzeros|weight_packed|weight_shape|W_q|blocks|scales|weight_scale\w*)$")
 
@@ -56,10 +44,11 @@ def lay_out(request: LayoutRequest) -> Layout:
     Returns:
         Where each matrix is, and what is missing. A layout that is not compared says why.
     """
+    cannot_build: tuple[type[Exception], ...] = (SpectralFTError, *config_errors())
     try:
         model = _empty_model(Path(request.folder), kind=request.kind, trust_remote_code=request.trust_remote_code)
         return layout_of(model, request.shapes, codes=request.codes, packed=request.packed, renamed=True)
-    except CANNOT_BUILD + strict_configuration_errors() as error:
+    except cannot_build as error:
         return Layout(not_compared=_why_not(Path(request.folder), error, trusted=request.trust_remote_code))
 
 
