@@ -47,9 +47,9 @@ def lay_out(request: LayoutRequest) -> Layout:
     cannot_build: tuple[type[Exception], ...] = (SpectralFTError, *config_errors())
     try:
         model = _empty_model(Path(request.folder), kind=request.kind, trust_remote_code=request.trust_remote_code)
-        return layout_of(model, request.shapes, codes=request.codes, packed=request.packed, renamed=True)
     except cannot_build as error:
         return Layout(not_compared=_why_not(Path(request.folder), error, trusted=request.trust_remote_code))
+    return layout_of(model, request.shapes, codes=request.codes, packed=request.packed, renamed=True)
 
 
 def layout_of(
