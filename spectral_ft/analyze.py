@@ -32,7 +32,7 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.run_folder import claimed
     from spectral_ft.stages import inspection
     from spectral_ft.stages.spectrum import faults, listing
-    from spectral_ft.storage import replacing
+    from spectral_ft.storage import csv_text, write_text
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     experiment = build_experiment(config)
@@ -40,8 +40,7 @@ def job(config: "DictConfig") -> None:
         checkpoint = experiment.model.locate() if experiment.analysis.scan is None else None
         report = inspection.inspected_report(experiment, checkpoint, folder)
         inspection.check_columns(experiment, report)
-        with replacing(folder / "spectrum.csv") as part:
-            report.frame().to_csv(part, index=False)
+        write_text(folder / "spectrum.csv", csv_text(report.frame(), index=False))
         print(spectrum_table(report))
         if experiment.analysis.drift is not None:
             print(inspection.compare(experiment, checkpoint, report, folder))

@@ -6,6 +6,7 @@ was closed. 141: whoever read the output closed it.
 
 import errno
 import gc
+import io
 import logging
 import os
 import re
@@ -33,6 +34,7 @@ from spectral_ft.errors import Interrupted, SpectralFTError
 from spectral_ft.option_faults import explain
 from spectral_ft.option_help import help_text
 from spectral_ft.processes import is_first
+from spectral_ft.spelling import printable
 from spectral_ft.sweep import failed_job, note_job
 
 if TYPE_CHECKING:
@@ -168,7 +170,15 @@ def _reader_may_leave() -> Iterator[None]:
         sys.exit(141)
 
 
+def show_any_text() -> None:
+    """Let output show letters that the locale does not have as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _prepare_process() -> None:
+    show_any_text()
     gc.set_threshold(*SELDOM)
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -212,7 +222,7 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {printable(sentence)}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -234,7 +244,12 @@ def _sentence(error: BaseException | None, overrides: list[str]) -> str | None:
 
 
 def _system_fault(error: BaseException, overrides: list[str]) -> str | None:
-    # Disks and permissions; libraries in other languages give the number in their text alone.
+    # Disks, permissions, locales; libraries in other languages give the number in their text alone.
+    if isinstance(error, UnicodeEncodeError) or UnicodeEncodeError.__name__ in str(error):
+        return (
+            f"a path or an option has letters that this locale has not ({error}). Set PYTHONUTF8=1 or LC_ALL=C.UTF-8; "
+            "rename a file whose name is not UTF-8."
+        )
     code, path = getattr(error, "errno", None), getattr(error, "filename", None)
     if code is None and (match := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))):
         code = int(match[1] or match[2])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from spectral_ft.errors import ConfigError, SpectralFTError
+from spectral_ft.spelling import printable
 
 if TYPE_CHECKING:
     from spectral_ft.adapters.merging import Difference
@@ -139,7 +140,9 @@ def export_table(report: "Export", options: Options) -> str:
 
 def main() -> None:
     """The command."""
-    from spectral_ft.entry import FULL_DISK, QUIET
+    from spectral_ft.entry import FULL_DISK, QUIET, show_any_text
+
+    show_any_text()
 
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -156,7 +159,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, SpectralFTError | OSError) and not any(mark in str(error) for mark in FULL_DISK):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -100,8 +101,8 @@ def _nameless_choice(overrides: list[str]) -> str | None:
         group, _, choice = override.lstrip("+~").partition("=")
         if not group:
             return NAMELESS
-        named = re.fullmatch(r"[\w/.-]*[A-Za-z][\w/.-]*", choice) and choice not in {"null", "true", "false", "nan"}
-        if group in (*GROUPS, *SHORTCUTS) and not named:
+        no_name = not re.fullmatch(r"[\w/.-]+", choice) or not isinstance(yaml.safe_load(choice), str)
+        if group in (*GROUPS, *SHORTCUTS) and (no_name or re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?|nan|inf", choice)):
             return _unknown_choice(f"{group}/{choice}", sorted(path.stem for path in (CONF / group).glob("*.yaml")))
     return None
 

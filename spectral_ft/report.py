@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from spectral_ft.errors import ConfigError, RunError, SpectralFTError
+from spectral_ft.spelling import printable
 
 if TYPE_CHECKING:
     from spectral_ft.reporting.records import Found, RunFolder
@@ -170,10 +171,10 @@ def _write_table(runs: "list[RunFolder]", plan: "SweepPlan | None", options: arg
     from spectral_ft.storage import write_text
 
     table = result_table(runs, plan, baseline=options.baseline, mix=options.mix)
-    text = FORMS[options.table](table)
+    text = printable(FORMS[options.table](table))
     if options.table == "csv":  # which has no place for them
         for note in cell_notes(table):
-            print(note, file=sys.stderr)
+            print(printable(note), file=sys.stderr)
     if options.out:
         write_text(options.out, text)
         print(options.out)
@@ -183,7 +184,9 @@ def _write_table(runs: "list[RunFolder]", plan: "SweepPlan | None", options: arg
 
 def main() -> None:
     """The command."""
-    from spectral_ft.entry import QUIET
+    from spectral_ft.entry import QUIET, show_any_text
+
+    show_any_text()
 
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -196,7 +199,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (SpectralFTError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -160,6 +160,35 @@ def write_text(path: Path, text: str, *, home: Path | None = None, durable: bool
         part.write_text(text, encoding="utf-8")
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def csv_text(frame: pd.DataFrame, **options: Any) -> str:
+    """A frame as CSV, in which no text is a formula to a spreadsheet.
+
+    Args:
+        frame: Numbers and text, which may come from elsewhere.
+        **options: Of `DataFrame.to_csv`.
+
+    Returns:
+        The text; cells and headings that would be formulas have an apostrophe before them, numbers stay numbers.
+    """
+    text = frame.select_dtypes(exclude=["number", "bool"]).columns
+    safe = frame.assign(**{str(column): frame[column].map(_no_formula) for column in text})
+    return str(safe.rename(columns=_no_formula, index=_no_formula).to_csv(**options))
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def write_json(path: Path, value: Any, *, home: Path | None = None, durable: bool = True) -> None:
     """Write a boundary value, or plain JSON data, as indented strict JSON.
 

@@ -31,6 +31,7 @@ from spectral_ft.identity import run_id
 from spectral_ft.processes import is_first
 from spectral_ft.reporting.sweep_plan import LOST, SWEEP, PlannedJob, SweepPlan, merged
 from spectral_ft.run_folder import FAILURE, FINISHED, note_failure
+from spectral_ft.spelling import printable
 from spectral_ft.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Sweep(Callback):
         begun = [job for job in known if job.call == self._call]  # of a search all, of a grid the planned
         jobs = {job.run_id: job for job in (*self._planned, *begun)}
         if told := failures(folder, list(jobs.values())):
-            print("\n".join(told), file=sys.stderr)
+            print(printable("\n".join(told)), file=sys.stderr)
             raise SystemExit(1)
 
 
@@ -146,7 +147,7 @@ def failed_job(config: DictConfig, error: Exception, sentence: str) -> None:
         sentence: What a user is told.
     """
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
-    log.error("failed: %s (%s)", sentence, " ".join(overrides))
+    log.error("failed: %s (%s)", printable(sentence), " ".join(overrides))
     if not is_first():
         return
     try:

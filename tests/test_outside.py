@@ -1,9 +1,11 @@
 """What comes from elsewhere is data: a record runs no code, a file is what it says or is refused."""
 
+import io
 import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -11,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from spectral_ft import api, export, storage
+from spectral_ft import api, export, report, storage
 from spectral_ft.compose import composed, plain, recorded_experiment
 from spectral_ft.data.files import find_file
 from spectral_ft.errors import CheckpointError, ConfigError, DataError, RunError
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.models.tensors import safetensors_contents
+from spectral_ft.spelling import printable
 from spectral_ft.training.checkpoints import Origin, mark_whole
 from tests.conftest import EMBEDDED, call_entry
 
@@ -320,3 +324,43 @@ def test_saved_files_have_the_mode_that_the_umask_gives(umask: int, mode: int, t
         os.umask(before)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 5 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
+
+
+def test_a_table_for_a_spreadsheet_holds_no_formula() -> None:
+    names = ["=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "-1.5", "+3", "-inf", "plain", None]
+    frame = pd.DataFrame({"name": names, "=HYPERLINK()": range(10), "value": [-1.5] * 10})
+    read = pd.read_csv(io.StringIO(storage.csv_text(frame, index=False)), dtype={"name": str}, keep_default_na=False)
+    assert list(read["name"]) == [
+        *("'=1+1", "'+A1", "'-cmd|' /C calc'!A0", "'@SUM(A1)", "'\t=1", "-1.5", "+3", "-inf", "plain", "")
+    ]
+    assert list(read.columns) == ["name", "'=HYPERLINK()", "value"] and list(read["value"]) == [-1.5] * 10
+    assert storage.csv_text(pd.DataFrame({"a": [1]}, index=["@x"])).splitlines()[1] == "'@x,1"
+
+
+ESCAPES = ["\x1b]0;title\x07", "\x1b[2Jgone", "\x9b31m", "over\rwritten", "back\x08", "\u202egnp.exe"]
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+def test_text_of_a_record_moves_no_cursor(text: str, working: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert printable(f"größe\t{text}\n").startswith("größe\t") and not set(printable(text)) & set("\x1b\x07\x9b\r\x08")
+    run = working / "run"
+    run.mkdir()
+    said = json.dumps({"run_id": "x", "error": f"lost {text}", "type": "E", "overrides": [f"arm={text}"]})
+    (run / "failure.json").write_text(said)
+    assert call_entry(report.main, str(run), "--status") == 0
+    shown = capfd.readouterr()
+    assert "lost" in shown.out and not [
+        sign for sign in shown.out + shown.err if sign in text and not sign.isprintable()
+    ]
+
+
+def test_a_name_that_the_locale_has_not_is_a_sentence(working: Path) -> None:
+    assert printable("gr\udcf6\udcdfe") == r"gr\udcf6\udcdfe"
+    shutil.copytree(EMBEDDED, working / "größe")
+    told = subprocess.run(
+        [sys.executable, "-m", "spectral_ft.plan", f'model.path="{working}/größe"', "figures=false"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert told.returncode == 1 and b"PYTHONUTF8=1" in told.stderr and b"Traceback" not in told.stderr

@@ -6,6 +6,7 @@ import pandas as pd
 
 from spectral_ft.reporting.result_table import ResultTable
 from spectral_ft.reporting.table_cells import CellTable, CellText, cell_notes, cell_tables
+from spectral_ft.storage import csv_text
 
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}",
@@ -72,9 +73,9 @@ def csv(table: ResultTable) -> str:
         table: The table.
 
     Returns:
-        The text.
+        The text; a text that a spreadsheet would run has an apostrophe before it.
     """
-    return str(table.frame().to_csv(index=False))
+    return csv_text(table.frame(), index=False)
 
 
 FORMS = {"md": markdown, "tex": latex, "csv": csv}

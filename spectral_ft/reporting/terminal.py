@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from spectral_ft.spelling import printable
+
 WIDTH = 136
 
 
@@ -13,9 +15,9 @@ def as_text(table: Table) -> str:
         table: The table.
 
     Returns:
-        Its lines, without colours.
+        Its lines, without colours, and without control characters of what stands in it.
     """
-    console = Console(width=WIDTH)
+    console = Console(width=WIDTH, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
-    return capture.get()
+    return printable(capture.get())

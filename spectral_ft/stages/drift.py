@@ -25,7 +25,7 @@ from spectral_ft.spectral.drift import drift_columns
 from spectral_ft.spectral.drift_settings import DriftSettings, NoDrift
 from spectral_ft.spectral.metrics import MetricOptions
 from spectral_ft.stages.base import load_base
-from spectral_ft.storage import replacing, stored
+from spectral_ft.storage import csv_text, stored, write_text
 from spectral_ft.types import MatrixShape
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def drift(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> pd.Da
     def make() -> pd.DataFrame | None:
         fresh = measured(experiment, checkpoint, folder / "adapter")
         if fresh is not None:
-            with replacing(folder / "drift.csv", home=folder) as part:
-                fresh.to_csv(part, index=False)
+            write_text(folder / "drift.csv", csv_text(fresh, index=False), home=folder)
         return fresh
 
     frame, picture = stored(folder / FILE, pd.DataFrame, make), folder / "figures" / "drift.png"

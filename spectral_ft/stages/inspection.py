@@ -18,7 +18,7 @@ from spectral_ft.reporting.spectrum_table import difference_table
 from spectral_ft.spectral.marchenko_pastur import density, support
 from spectral_ft.spectral.scan import read_scan, write_scan, write_unfrozen
 from spectral_ft.stages.spectrum import report_of_matrices, report_with_spectra
-from spectral_ft.storage import read_report, replacing, write_report
+from spectral_ft.storage import csv_text, read_report, write_report, write_text
 from spectral_ft.types import MatrixSpectrum, SpectralReport
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def compare(experiment: Experiment, checkpoint: Checkpoint | None, report: Spect
             "another run."
         )
     moved = report_difference(report, after)
-    with replacing(folder / "spectrum-drift.csv") as part:
-        moved.to_csv(part, index_label="metric")
+    write_text(folder / "spectrum-drift.csv", csv_text(moved, index_label="metric"))
     options = experiment.analysis
     overlap = jaccard(_selected(experiment, report), _selected(experiment, after))
     selected_by = f"{options.column}, top {100 * options.top_fraction:g} % of each type"
