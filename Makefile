@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-real lint types docs docs-serve ci format bench-spectrum bench-calibration bench-train bench-evaluation wheel clean
+.PHONY: help install run test test-slow test-real lint types docs docs-serve ci format bench-spectrum bench-calibration bench-train bench-evaluation bench-scale wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -68,6 +68,12 @@ bench-train: $(BIN)/.bench-installed  ## CPU time, memory and losses of training
 
 bench-evaluation: $(BIN)/.bench-installed  ## answers and time of scoring beside a bare lm-eval (MODEL=FOLDER DATA_DIR=FOLDER)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/evaluation.py --model $(MODEL) --data $(DATA_DIR)
+
+BLOCKS ?= 8
+SCRATCH ?= ../bench-scale
+
+bench-scale: $(BIN)/.bench-installed  ## the whole job at Llama-2-7B's width in 4 bits on a CPU, stage by stage (BLOCKS=1..32 SCRATCH=FOLDER)
+	$(BIN)/python bench/scale.py --folder $(SCRATCH) --blocks $(BLOCKS)
 
 wheel: install  ## build dist/*.whl, which carries conf/ and the embedded model
 	$(BIN)/python -m build --wheel

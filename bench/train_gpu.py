@@ -2,13 +2,16 @@
 
 No download, no configuration: random weights, packed layer by layer, LoRA of rank 32 on five modules, on all blocks and
 on the top half, for batches of 16 x 256 and 4 x 2048 tokens. Both sides run the same plain loop over the same batches
-with activations recomputed; each is built anew. Stock is what PEFT documents for QLoRA:
-`prepare_model_for_kbit_training`, then `get_peft_model`. Writes `train_gpu.json` into --out.
+under autocast to bfloat16, with activations recomputed; each is built anew, the one before freed. Stock is what PEFT
+documents for QLoRA (`prepare_model_for_kbit_training`, then `get_peft_model`) as `Trainer(bf16=True)` runs it: that
+preparation makes norms, embeddings and head float32, and autocast computes the products, the head's too, in bfloat16.
+Writes `train_gpu.json` into --out.
 
 `--tiny` tries the script on a model of four small blocks, on a CPU too.
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spectral_ft.adapters.lora import add_lora
+from spectral_ft.models.device import autocast, compute_device
 from spectral_ft.models.loaded import loaded_matrices
 from spectral_ft.models.loading import REPACKING
 from spectral_ft.training.backward import recompute_activations
@@ -60,10 +64,11 @@ def packed_model(sizes: dict[str, int], vocabulary: int, device: torch.device) -
                     packed = Linear4bit(
                         d_in, d_out, bias=False, compute_dtype=dtype, quant_type="nf4", compress_statistics=True
                     )
-                    weight = torch.randn(d_out, d_in, dtype=dtype) * 0.02
+                    weight = torch.randn(d_out, d_in, dtype=dtype, device=device).mul_(0.02)
                     packed.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
                     setattr(packed, REPACKING, False)  # as `load_model` does
-                    setattr(parent, name, packed.to(device))
+                    setattr(parent, name, packed.to(device))  # which packs it
+                    del weight
     for module in model.modules():
         for name, tensor in list(module.named_parameters(recurse=False)):
             if tensor.is_meta:
@@ -126,9 +131,10 @@ def measure(build: Callable[..., Any], model: Any, lowest: int, size: tuple[int,
         steps: That are timed, after `WARM_UP`.
 
     Returns:
-        Median seconds a step, tokens a second, peak bytes, and the losses.
+        Median seconds per step, tokens per second, peak bytes, the losses, and the dtype of the head.
     """
     device, cuda = model.device, torch.cuda.is_available()
+    mixed = torch.bfloat16 if cuda else None  # what `Trainer(bf16=True)` and `model.dtype=auto` compute in
     chance = torch.Generator().manual_seed(1)
     ids = torch.randint(3, model.config.vocab_size, (WARM_UP + steps, *size), generator=chance)
     if cuda:
@@ -141,7 +147,8 @@ def measure(build: Callable[..., Any], model: Any, lowest: int, size: tuple[int,
         for batch in tqdm(ids, desc=f"{build.__name__}, from block {lowest}, {size[0]} x {size[1]}", leave=False):
             began = time.perf_counter()
             tokens = batch.to(device)
-            loss = adapted(input_ids=tokens, labels=tokens, use_cache=False).loss
+            with autocast(mixed, device):
+                loss = adapted(input_ids=tokens, labels=tokens, use_cache=False).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -153,6 +160,7 @@ def measure(build: Callable[..., Any], model: Any, lowest: int, size: tuple[int,
         "tokens_per_second": size[0] * size[1] / seconds,
         "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         "losses": losses,
+        "head": str(adapted.get_base_model().lm_head.weight.dtype),
     }
 
 
@@ -165,7 +173,7 @@ def main() -> None:
     asked = words.parse_args()
     if not (asked.tiny or torch.cuda.is_available()):
         raise SystemExit("bench/train_gpu.py needs a CUDA device; --tiny tries it on a CPU.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     sizes, vocabulary = (SMALL, 500) if asked.tiny else (SEVEN, 32_000)
     results = []
     for size in ((2, 32),) if asked.tiny else BATCHES:
@@ -173,6 +181,9 @@ def main() -> None:
             lowest = round(part * sizes["num_hidden_layers"])
             row: dict[str, Any] = {"batch": size, "lowest_block": lowest}
             for build in (stock, ours):
+                gc.collect()  # PEFT's models are circles: without this two of them would be on the device
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 model = packed_model(sizes, vocabulary, device)
                 row[build.__name__] = measure(build, model, lowest, size, steps=asked.steps)
                 del model

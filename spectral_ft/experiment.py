@@ -96,6 +96,11 @@ class Quantization(Protocol):
         """What it takes a parameter; None: as many as the dtype has."""
         ...
 
+    @property
+    def on_cpu(self) -> Literal["dequantize_once", "packed"] | None:
+        """Whether a CPU dequantizes once or at every product; None: as memory allows."""
+        ...
+
     def load_options(self, compute_dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
         """What `from_pretrained` is told."""
         ...

@@ -20,6 +20,7 @@ LEFT_OUT = (
     "spectrum.workers",
     "spectrum.memory_gib",
     "spectrum.device",
+    "quantization.on_cpu",
     "benchmark.cache",
     "analysis",
     "drift",

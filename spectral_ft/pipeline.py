@@ -21,7 +21,7 @@ from spectral_ft.methods.none import Nothing
 from spectral_ft.processes import first_process_first, is_first, meet, part
 from spectral_ft.run_folder import FAILURE, FINISHED, claimed, finished_run, mark_started
 from spectral_ft.stages.allocation import plan_allocation
-from spectral_ft.stages.base import base_model
+from spectral_ft.stages.base import HeldBase, base_model
 from spectral_ft.stages.benchmarks import prepare_tasks, source_tasks, tell_prompts
 from spectral_ft.stages.drift import drift
 from spectral_ft.stages.evaluation import Scorer
@@ -70,7 +70,10 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
             check_description(experiment, checkpoint)
             checkpoint = experiment.model.complete(checkpoint)
             checkpoint.check_whole()
-            report, found = what_plans_read(experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder)
+            held = HeldBase(experiment, checkpoint)
+            report, found = what_plans_read(
+                experiment, checkpoint, parts=all_parts(experiment.parts), folder=folder, held=held
+            )
             base = base_model(experiment, checkpoint, tuple(spectrum.matrix for spectrum in report.matrices))
             edited = experiment.planning.edited
             plan = plan_allocation(experiment.parts, base, report, found, folder=folder, edited=edited)
@@ -82,15 +85,24 @@ def run(experiment: Experiment, folder: Path) -> RunResult | None:
         try:
             show_plan(experiment, report, plan, folder=folder, tracker=tracker)
             outcome = train_adapter(
-                experiment, checkpoint, plan, base=base, report=report, probe=found, folder=folder, log_row=tracker.log
+                experiment,
+                checkpoint,
+                plan,
+                base=base,
+                report=report,
+                probe=found,
+                folder=folder,
+                log_row=tracker.log,
+                held=held,
             )
             part()
             if not is_first():
                 return None
             adapter = folder / outcome.adapter if outcome and outcome.adapter else None
             tracker.adapter(adapter) if adapter else None
-            scores = Scorer(experiment, checkpoint, tasks).score(folder, adapter=adapter)
-            drift(experiment, checkpoint, folder)
+            scores = Scorer(experiment, checkpoint, tasks, held).score(folder, adapter=adapter)
+            drift(experiment, checkpoint, folder, held=held)
+            held.release()
             show_results(scores, outcome, plan, folder=folder, tracker=tracker)
             result = _record(experiment, plan, outcome, scores, overlap=overlap, seconds=time.perf_counter() - began)
             tracker.summarise(summary_of(result))

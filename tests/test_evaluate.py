@@ -11,7 +11,6 @@ import pytest
 
 from spectral_ft import evaluate, run
 from spectral_ft.adapters.origin import write_origin
-from spectral_ft.stages import evaluation
 from spectral_ft.storage import read_json
 from spectral_ft.types import AllocationPlan
 from tests.conftest import Called, call_entry
@@ -58,7 +57,7 @@ def test_what_is_finished_is_not_scored_again(
     evaluator: Evaluator, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluator(tmp_path / "scored", f"adapter={finished}")
-    monkeypatch.setattr(evaluation, "load_base", None)
+    monkeypatch.setattr("spectral_ft.stages.base.load_base", None)
     again = evaluator(tmp_path / "scored", f"adapter={finished}")
     assert again.code == 0 and again.out == first.out
 

@@ -32,23 +32,49 @@ def wearing(model: PreTrainedModel, folder: Path) -> Iterator[torch.nn.Module]:
     Raises:
         CheckpointError: If the folder holds no adapter, is damaged, or does not fit the base.
     """
-    attributes = [(module, {name: copy.copy(value) for name, value in _plain(module)}) for module in model.modules()]
     weights = {name: model.get_parameter(name).detach().cpu().clone() for name in _overwritten(model, folder)}
+    with as_before(model):
+        try:
+            yield open_adapter(model, folder)
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    model.get_parameter(name).copy_(weight)
+
+
+@contextmanager
+def as_before(model: PreTrainedModel) -> Iterator[None]:
+    """Take off a model whatever a block puts on it: modules, hooks, modes, attributes, `requires_grad`, gradients.
+
+    Args:
+        model: Changed in place meanwhile. Values of weights that the block changes stay changed.
+
+    Yields:
+        Nothing.
+    """
+    modules = [(module, type(module), _copied(module)) for module in model.modules()]
+    parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    configs = [(one, _copied(one)) for one in (model.config, getattr(model, "generation_config", None)) if one]
     try:
-        yield open_adapter(model, folder)
+        yield
     finally:
-        for module, before in attributes:
-            for name in [name for name, _ in _plain(module) if name not in before]:
-                del module.__dict__[name]
+        for module, kind, before in modules:
+            module.__class__ = kind
+            module.__dict__.clear()
             module.__dict__.update(before)
-        with torch.no_grad():
-            for name, weight in weights.items():
-                model.get_parameter(name).copy_(weight)
+        for config, before in configs:
+            config.__dict__.clear()
+            config.__dict__.update(before)
+        for parameter, required in parameters:
+            parameter.requires_grad_(required)
+            parameter.grad = None
 
 
-def _plain(module: torch.nn.Module) -> list[tuple[str, Any]]:
-    # What a module holds itself: its dictionaries of children, parameters and hooks are copied, their members are not.
-    return [(name, value) for name, value in vars(module).items() if isinstance(value, dict | bool | type(None))]
+def _copied(owner: Any) -> dict[str, Any]:
+    # What it holds itself: containers of children, parameters, buffers and hooks are copied, their members are not.
+    return {
+        name: copy.copy(value) if isinstance(value, dict | list | set) else value for name, value in vars(owner).items()
+    }
 
 
 def _overwritten(model: PreTrainedModel, folder: Path) -> list[str]:

@@ -8,20 +8,29 @@ CPU never meets the end of memory that it looks for. Here a batch is what fits i
 and where the estimate was too bold and memory runs out, half as many are tried.
 """
 
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-LARGEST = 32
-"""Items at a time: beyond it padding costs more than the larger products gain (docs/benchmarks.md)."""
+LARGEST, LARGEST_ON_GPU = 32, 256
+"""Items at a time. On a CPU padding costs more beyond it than the larger products gain (docs/benchmarks.md); a GPU has
+many more products to do at the same time."""
 SHARE = 0.4
 """Of the free memory: what is estimated leaves out what the libraries hold for a moment."""
 ACTIVATIONS = 12
 """Widths of a token that one block holds at a time: hidden and intermediate ones, with copies."""
-GROUP = Path("/sys/fs/cgroup")
-"""Where a container's limits are."""
+
+
+def largest_batch(device: torch.device) -> int:
+    """The most items at a time, whatever fits.
+
+    Args:
+        device: Where the model is.
+
+    Returns:
+        A power of two.
+    """
+    return LARGEST if device.type == "cpu" else LARGEST_ON_GPU
 
 
 def items_at_once(
@@ -56,25 +65,3 @@ def items_at_once(
     logits = with_logits * int(config.vocab_size) * (entry + 4)  # and their logarithms, in float32
     fitting = int(SHARE * max(0, free)) // (beams * (length * token + logits))
     return 1 << max(0, min(fitting, largest).bit_length() - 1)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken.
-
-    Args:
-        device: Where the model is.
-
-    Returns:
-        Of the device, or of the machine within the limit that its control group sets, less what the group's processes
-        hold; files that the system keeps in memory until it wants the room do not count. Never below 0.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = (GROUP / "memory.max").read_text().strip()
-        used = int((GROUP / "memory.current").read_text())
-        kept = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return free
-    return max(0, min(free, int(limit) - used + int(kept.get("inactive_file", 0)))) if limit.isdigit() else free

@@ -49,6 +49,7 @@ def score_task(
     kind: Literal["causal_lm", "seq2seq", "classifier"] = "causal_lm",
     stage: Stage,
     context: int | None,
+    mixed: torch.dtype | None = None,
 ) -> TaskScores:
     """Score a model that writes on one task; one that was killed goes on where it was.
 
@@ -60,6 +61,7 @@ def score_task(
         kind: Of the model.
         stage: Whether this is the base or the tuned model, for the record.
         context: Most tokens the model takes; None leaves it to the harness.
+        mixed: What products are computed in, as in training; None: the dtypes of their factors.
 
     Returns:
         Scores and samples.
@@ -78,13 +80,13 @@ def score_task(
         )
     if benchmark.chat_template:
         check_chat_template(tokenizer)
-    from spectral_ft.evaluation.batching import LARGEST
+    from spectral_ft.evaluation.batching import largest_batch
     from spectral_ft.evaluation.language_model import CheckedModel
     from spectral_ft.evaluation.responses import Responses
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     responses = Responses(task.file.with_name(f"{task.name}.{stage}.responses.sqlite"), task=task.name)
-    largest, found = LARGEST, None
+    largest, found = largest_batch(next(model.parameters()).device), None
     try:
         while found is None:
             lm = CheckedModel(
@@ -96,6 +98,7 @@ def score_task(
                 batch_size=benchmark.batch_size,
                 largest_batch=largest,
                 context=context,
+                mixed=mixed,
             )
             try:
                 found = _scored(lm, task, benchmark, stage, responses)

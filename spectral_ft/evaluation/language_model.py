@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from spectral_ft.end_marks import end_token, open_ended
 from spectral_ft.errors import DataError
-from spectral_ft.evaluation.batching import free_memory, items_at_once
+from spectral_ft.evaluation.batching import items_at_once
 from spectral_ft.evaluation.responses import Responses
 from spectral_ft.evaluation.stopping import StopsByRow
 from spectral_ft.evaluation.writing import can_be_divided, likeliest
+from spectral_ft.machine import free_memory
 
 log = logging.getLogger(__name__)
 PLAIN = frozenset({"attention_mask", "do_sample", "num_beams"})
@@ -43,6 +44,7 @@ class CheckedModel(HFLM):
         batch_size: int | None,
         largest_batch: int,
         context: int | None,
+        mixed: torch.dtype | None = None,
     ) -> None:
         """Wrap.
 
@@ -55,6 +57,7 @@ class CheckedModel(HFLM):
             batch_size: Items at a time; None takes what fits.
             largest_batch: Of those that are found so.
             context: Most tokens the model takes; None leaves it to the harness.
+            mixed: What products are computed in; None: the dtypes of their factors.
         """
         end_token(tokenizer)
         super().__init__(
@@ -63,6 +66,7 @@ class CheckedModel(HFLM):
             backend=BACKENDS[kind],
             batch_size=batch_size or 1,
             max_length=context,
+            mixed_precision_dtype=mixed,
         )
         self._task = task
         self._responses = responses
@@ -171,7 +175,10 @@ class CheckedModel(HFLM):
         if self.backend == "seq2seq":
             max_length += 1 - context.shape[1]  # the decoder begins with one token of its own
         if generation_kwargs.get("num_beams", 1) == 1:
-            written = self._written(context, max_length, stop, **generation_kwargs)
+            with torch.autocast(
+                self.device.type, self.mixed_precision_dtype, enabled=self.mixed_precision_dtype is not None
+            ):
+                written = self._written(context, max_length, stop, **generation_kwargs)
         else:  # of beams the harness's criteria see the first only
             written = super()._model_generate(context, max_length, stop, **generation_kwargs)
         answers = written if self.backend == "seq2seq" else written[:, context.shape[1] :]

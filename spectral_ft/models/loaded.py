@@ -20,6 +20,8 @@ class PackedParameter:
 
     parameter: Any
     dequantize: bool
+    scales: Any = None
+    """Of the rows of an 8-bit one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,7 +57,7 @@ class PackedParameter:
 
         codes, state = self.parameter.data, getattr(self.parameter, "quant_state", None)
         if state is None:
-            values = codes.float() * (self.parameter.SCB.float() / 127)[:, None]
+            values = codes.float() * (self.scales.float() / 127)[:, None]
         else:
             values = dequantize_4bit(codes, state).float()
         return TorchTensor(values.reshape(self.shape)).read(part)
@@ -74,8 +76,14 @@ def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> Bl
     """
     from spectral_ft.models.modules import ADDED, base_name, layout_of
 
+    # bitsandbytes moves the scales of an 8-bit weight into its module at the first product.
+    moved: dict[int, Any] = {
+        id(module.weight): scales
+        for module in model.modules()
+        if (scales := getattr(getattr(module, "state", None), "SCB", None)) is not None
+    }
     tensors: dict[str, Tensor] = {
-        base_name(name): _tensor(parameter, dequantize)
+        base_name(name): _tensor(parameter, moved.get(id(parameter)), dequantize)
         for name, parameter in model.named_parameters()
         if not any(mark in name for mark in ADDED)
     }
@@ -88,7 +96,8 @@ def loaded_matrices(model: "PreTrainedModel", *, dequantize: bool = False) -> Bl
     )
 
 
-def _tensor(parameter: "torch.nn.Parameter", dequantize: bool) -> Tensor:
-    if getattr(parameter, "quant_state", None) is not None or getattr(parameter, "SCB", None) is not None:
-        return PackedParameter(parameter, dequantize)
+def _tensor(parameter: "torch.nn.Parameter", moved: "torch.Tensor | None", dequantize: bool) -> Tensor:
+    scales = moved if getattr(parameter, "SCB", None) is None else getattr(parameter, "SCB", None)
+    if getattr(parameter, "quant_state", None) is not None or scales is not None:
+        return PackedParameter(parameter, dequantize, scales)
     return TorchTensor(parameter.detach())

@@ -17,17 +17,18 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
-    PretrainedConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as library_log
 
 from spectral_ft.end_marks import added_marks
-from spectral_ft.errors import CheckpointError, ConfigError
+from spectral_ft.errors import CheckpointError, ConfigError, OutOfMemory
 from spectral_ft.hub import config_errors
+from spectral_ft.machine import free_memory
 from spectral_ft.models.blueprints import LOADERS, blueprint, configuration, head_modules
-from spectral_ft.models.device import Dtype, compute_device, resolve_dtype
+from spectral_ft.models.device import Dtype, compute_device, is_out_of_memory, resolve_dtype
 from spectral_ft.models.kinds import Kind, padding_side
 from spectral_ft.models.quantization import check_supported
 from spectral_ft.models.slow_dtype import WORTH_SAYING, slowdown
@@ -81,6 +82,7 @@ def load_model(
     Raises:
         CheckpointError: If the files do not make such a model, or a weight is NaN or infinite.
         ConfigError: If packed weights or the attention cannot be had on this machine.
+        OutOfMemory: If the weights do not fit.
     """
     device = compute_device()
     precision = resolve_dtype(dtype, device)
@@ -121,7 +123,10 @@ def load_model(
             f"model.attention={attention} or quantization needs a package that is not here ({error}): install it, or "
             "leave the option out."
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, MemoryError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            sentence = _too_large(folder, config, kind=kind, dtype=precision, device=device)
+            raise OutOfMemory(f"{sentence} ({str(error).splitlines()[0]})") from error
         raise CheckpointError(f"{folder} could not be loaded as model.kind={kind}: {error}") from error
     fresh = fresh_parameters(model, told, heads=heads, folder=folder)
     if fresh:
@@ -133,14 +138,31 @@ def load_model(
     if kind != "causal_lm":
         # Their loss is the mean over a micro-batch; told otherwise, the Trainer adds up the micro-batches of a step.
         model.accepts_loss_kwargs = False
-    for module in model.modules():
-        if hasattr(module, REPACKING):
-            # Otherwise bitsandbytes repacks 4-bit weights at the first forward in evaluation mode on a CPU with bf16
-            # units, after which no gradient passes and they are read wrong.
-            setattr(module, REPACKING, False)
+    for module in (module for module in model.modules() if hasattr(module, REPACKING)):
+        # Otherwise bitsandbytes repacks 4-bit weights at the first forward in evaluation mode on a CPU with bf16
+        # units, after which no gradient passes and they are read wrong.
+        setattr(module, REPACKING, False)
     check_finite(model)
     model.requires_grad_(False)
     return model.eval()
+
+
+def _too_large(
+    folder: Path,
+    config: PreTrainedConfig,
+    *,
+    kind: Kind,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> str:
+    with torch.device("meta"):
+        entries = sum(parameter.numel() for parameter in LOADERS[kind].from_config(config).parameters())
+    return (
+        f"{device} ran out of memory while {folder} was loaded: its {entries / 1e9:.1f} billion parameters take "
+        f"{entries * dtype.itemsize / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, and "
+        f"{free_memory(device) / 2**30:.1f} GiB are free. Set quantization=nf4 (a quarter of 16 bits), choose a "
+        "smaller model, or end other programs that hold the memory."
+    )
 
 
 def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -183,7 +205,7 @@ def load_tokenizer(folder: Path, *, kind: Kind = "causal_lm", trust_remote_code:
     return tokenizer
 
 
-def _name_end(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path) -> None:
+def _name_end(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path) -> None:
     # What it sets behind every text itself, or what the model's own files name.
     named = [*added_marks(tokenizer).behind[-1:], config.get_text_config().eos_token_id]
     if (folder / "generation_config.json").is_file():

@@ -1,6 +1,6 @@
 """The precision of the frozen base: as stored, 4-bit NormalFloat, or 8-bit integers."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 OLDEST_GPU = (6, 0)
 """CUDA compute capability from which bitsandbytes has 4-bit and 8-bit kernels (its installation guide)."""
 STRICT = ConfigDict(extra="forbid", strict=True)
+OnCpu = Literal["dequantize_once", "packed"]
+"""The option `quantization.on_cpu`."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Unquantized:
     """The weights as they are."""
+
+    on_cpu: ClassVar[None] = None
+    """Nothing is packed."""
 
     @property
     def bits(self) -> None:
@@ -46,6 +51,8 @@ class Nf4:
     """
 
     double_quantization: bool
+    on_cpu: OnCpu | None = None
+    """Whether a CPU dequantizes each weight once, or at every product; None: once if memory allows it."""
 
     @property
     def bits(self) -> float:
@@ -85,6 +92,8 @@ class Int8:
     """
 
     threshold: Annotated[float, Field(ge=0)]
+    on_cpu: OnCpu | None = None
+    """As of `Nf4`."""
 
     @property
     def bits(self) -> float:

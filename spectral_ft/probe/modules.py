@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from spectral_ft.errors import CheckpointError, DataError, PlanError
@@ -130,3 +133,32 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 def _quant_state(module: torch.nn.Module) -> object:
     return getattr(getattr(module, "weight", None), "quant_state", None)
+
+
+@contextmanager
+def recomputed_blocks(model: PreTrainedModel) -> Iterator[set[torch.nn.Module]]:
+    """Inside, the blocks keep nothing of a forward pass but their inputs, and backward computes them again.
+
+    Args:
+        model: In evaluation mode, in which transformers' own switch does nothing.
+
+    Yields:
+        Every module in such a block; none if the architecture cannot.
+    """
+    found = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    inner = {child for block in found for child in block.modules() if child is not block}
+    blocks = (
+        [block for block in found if block not in inner]
+        if getattr(model, "supports_gradient_checkpointing", False)
+        else []
+    )
+    before = [(block, vars(block).get("forward")) for block in blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield {module for block in blocks for module in block.modules()}
+    finally:
+        for block, own in before:
+            del block.forward
+            if own is not None:
+                block.forward = own

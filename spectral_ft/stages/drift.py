@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from spectral_ft.spectral.analysis import Analysis
 from spectral_ft.spectral.drift import drift_columns
 from spectral_ft.spectral.drift_settings import DriftSettings, NoDrift
 from spectral_ft.spectral.metrics import MetricOptions
-from spectral_ft.stages.base import load_base
+from spectral_ft.stages.base import HeldBase
 from spectral_ft.storage import csv_text, stored, write_text
 from spectral_ft.types import MatrixShape
 
@@ -39,20 +40,23 @@ COPIES = 10
 """Of a matrix in float64 that are in memory while it is compared: W, W', U, four factors, and LAPACK's own."""
 
 
-def drift(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> pd.DataFrame | None:
+def drift(
+    experiment: Experiment, checkpoint: Checkpoint, folder: Path, *, held: HeldBase | None = None
+) -> pd.DataFrame | None:
     """Measure how far training moved the matrices, once a run, and draw it.
 
     Args:
         experiment: Its components.
         checkpoint: The base.
         folder: Of the run, with its `adapter`; `drift.csv`, `drift.parquet` and `figures/drift.png` are left there.
+        held: Lends the base; None loads one for this stage.
 
     Returns:
         One row a trained matrix, as docs/drift.md describes; None where it is not asked for, or no matrix was moved.
     """
 
     def make() -> pd.DataFrame | None:
-        fresh = measured(experiment, checkpoint, folder / "adapter")
+        fresh = measured(experiment, checkpoint, folder / "adapter", held=held)
         if fresh is not None:
             write_text(folder / "drift.csv", csv_text(fresh, index=False), home=folder)
         return fresh
@@ -66,7 +70,9 @@ def drift(experiment: Experiment, checkpoint: Checkpoint, folder: Path) -> pd.Da
     return frame
 
 
-def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> pd.DataFrame | None:
+def measured(
+    experiment: Experiment, checkpoint: Checkpoint, adapter: Path, *, held: HeldBase | None = None
+) -> pd.DataFrame | None:
     """Measure how far training moved the matrices.
 
     Args:
@@ -74,6 +80,7 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
             stand for.
         checkpoint: Of the base.
         adapter: Folder of what was trained.
+        held: Lends the base; None loads one for this stage.
 
     Returns:
         One row a trained matrix; None, and a line in the log, where no matrix was moved, or `drift=none`.
@@ -84,24 +91,19 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
     began, settings = time.perf_counter(), experiment.drift
     if isinstance(settings, NoDrift):
         return None
-    moved = _moved(experiment, checkpoint, adapter)
-    if moved is None:
-        log.info(
-            "method=%s leaves every weight matrix as it is, so there is no drift to measure", experiment.method.name
-        )
-        return None
-    how = experiment.spectrum.analysis
-    work = partial(_row, moved=moved, settings=settings, options=how.options)
-    # As in the spectral stage: several BLAS threads wait for one another longer than they compute (measured on a busy
-    # machine: ten times), so parallelism is over matrices.
-    pool = ThreadPoolExecutor(_workers(moved.matrices, how))
-    try:
-        with threadpool_limits(1):
-            found = pool.map(work, moved.matrices)
-            rows = list(tqdm(found, desc="drift", unit=" matrices", total=len(moved.matrices), leave=False))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    frame = pd.DataFrame(rows)
+    with ExitStack() as stack:
+        base = held
+        if base is None:
+            base = HeldBase(experiment, checkpoint)
+            stack.callback(base.release)
+        moved = _moved(experiment, checkpoint, adapter, base, stack)
+        if moved is None:
+            log.info(
+                "method=%s leaves every weight matrix as it is, so there is no drift to measure",
+                experiment.method.name,
+            )
+            return None
+        frame = _compared(moved, settings, experiment.spectrum.analysis)
     log.info(
         "drift of %d matrices in %.1f s: |update| / |W| %.3g in the median, top %d turned by up to %.0f degrees, "
         "%d intruders",
@@ -113,6 +115,20 @@ def measured(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> p
         frame["intruders_left"].astype(float).sum(),
     )
     return frame
+
+
+def _compared(moved: "_Moved", settings: DriftSettings, how: Analysis) -> pd.DataFrame:
+    work = partial(_row, moved=moved, settings=settings, options=how.options)
+    # As in the spectral stage: several BLAS threads wait for one another longer than they compute (measured on a busy
+    # machine: ten times), so parallelism is over matrices.
+    pool = ThreadPoolExecutor(_workers(moved.matrices, how))
+    try:
+        with threadpool_limits(1):
+            found = pool.map(work, moved.matrices)
+            rows = list(tqdm(found, desc="drift", unit=" matrices", total=len(moved.matrices), leave=False))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return pd.DataFrame(rows)
 
 
 def _row(
@@ -157,8 +173,10 @@ class _Moved:
     """What one is now, given what it was."""
 
 
-def _moved(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> _Moved | None:
-    # None: no matrix of a block was moved.
+def _moved(
+    experiment: Experiment, checkpoint: Checkpoint, adapter: Path, held: HeldBase, stack: ExitStack
+) -> _Moved | None:
+    # None: no matrix of a block was moved. What is put on the base goes off again with the stack.
     if isinstance(experiment.method, Nothing):
         return None
     from spectral_ft.adapters.opening import form_of
@@ -168,30 +186,29 @@ def _moved(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> _Mo
     if form in UNMOVED:
         return None
     check_origin(adapter, model=experiment.model.label, fingerprint=checkpoint.fingerprint)
-    moved = _with_tensors if form == "TENSORS" else _with_layers
-    found = moved(experiment, checkpoint, adapter)
+    found = _with_tensors(adapter, held) if form == "TENSORS" else _with_layers(adapter, held, stack)
     return found if found.matrices else None
 
 
-def _with_tensors(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> _Moved:
+def _with_tensors(adapter: Path, held: HeldBase) -> _Moved:
     # Tensors that took the place of the base's. They are not put into it: it is what they are compared with.
     from spectral_ft.models.loaded import loaded_matrices
 
     stored = safetensors_contents(adapter).tensors
-    base = loaded_matrices(load_base(experiment, checkpoint), dequantize=True)
+    base = loaded_matrices(held.model, dequantize=True)
     trained = base.limited_to(Contents(stored, {}))
     if trained is None:
         return _Moved((), lambda matrix: np.empty(0), lambda matrix, before: before)
     return _Moved(trained.matrices, base.read, lambda matrix, before: widened(trained.read(matrix)))
 
 
-def _with_layers(experiment: Experiment, checkpoint: Checkpoint, adapter: Path) -> _Moved:
+def _with_layers(adapter: Path, held: HeldBase, stack: ExitStack) -> _Moved:
     # Adapters beside matrices that stay as they were.
     from spectral_ft.adapters.opening import open_adapter
     from spectral_ft.adapters.trained_weight import trained_matrices, trained_weight
     from spectral_ft.models.loaded import loaded_matrices
 
-    opened: PeftModel = open_adapter(load_base(experiment, checkpoint), adapter)  # type: ignore[assignment]
+    opened: PeftModel = open_adapter(stack.enter_context(held.lent()), adapter)  # type: ignore[assignment]
     base = loaded_matrices(opened, dequantize=True)  # type: ignore[arg-type]
     names = set(trained_matrices(opened))
     return _Moved(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from spectral_ft.experiment import Experiment
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.stages.base import load_base
+from spectral_ft.stages.base import HeldBase
 from spectral_ft.stages.benchmarks import SourcedTask
 from spectral_ft.stages.examples import tokenizer_fingerprint
 from spectral_ft.types import BenchmarkScore, Stage
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from spectral_ft.evaluation.prepare import PreparedTask
     from spectral_ft.evaluation.records import BaseScoreCache, ScoreFile, TaskScores
@@ -24,19 +24,27 @@ log = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Scores a base, and adapters on it one after the other; loads the base when something is first asked of it."""
+    """Scores a base, and adapters on it one after the other; borrows the base when something is first asked of it."""
 
-    def __init__(self, experiment: Experiment, checkpoint: Checkpoint, tasks: Sequence[SourcedTask]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoint: Checkpoint,
+        tasks: Sequence[SourcedTask],
+        held: HeldBase | None = None,
+    ) -> None:
         """Begin.
 
         Args:
             experiment: Its components.
             checkpoint: Of the base.
             tasks: With their items.
+            held: Lends the base; None loads one for the scores alone.
         """
         self._experiment = experiment
         self._checkpoint = checkpoint
         self._tasks = tasks
+        self._held = held or HeldBase(experiment, checkpoint)
         self._of_base: dict[str, TaskScores] = {}
 
     def score(self, folder: Path, *, adapter: Path | None) -> tuple[BenchmarkScore, ...]:
@@ -68,7 +76,7 @@ class Scorer:
 
             label = self._experiment.model.label
             check_origin(adapter, model=label, fingerprint=self._checkpoint.fingerprint)
-            with wearing(self._base, adapter) as tuned:
+            with wearing(self._held.model, adapter) as tuned:
                 for task in missing:
                     _keep(file, "tuned", self._ask(tuned, task, self._prepared(task, folder), "tuned"))
         return file.scores()
@@ -84,28 +92,41 @@ class Scorer:
             prepared,
             asked=f"{self._experiment.benchmark.limit} {self._experiment.benchmark.asked}",
             version=task.evaluator_version,
-            score=lambda: self._ask(self._base, task, prepared, "base"),
+            score=lambda: self._ask(self._held.model, task, prepared, "base"),
         )
 
     def _ask(self, model: "torch.nn.Module", task: SourcedTask, prepared: "PreparedTask", stage: Stage) -> "TaskScores":
         benchmark, source = self._experiment.benchmark, self._experiment.model
         context = self._checkpoint.context_length
+        from spectral_ft.models.device import autocast, autocast_dtype, compute_device
+
+        mixed, device = autocast_dtype(source.dtype, compute_device()), compute_device()
         if task.task.classes is not None:
             from spectral_ft.evaluation.classifier import score_classifier
 
-            return score_classifier(
-                model,
-                self._tokenizer,
-                prepared,
-                benchmark,
-                labels=source.labels or [],
-                positive=task.task.classes[-1],
-                stage=stage,
-                context=context,
-            )
+            with autocast(mixed, device):
+                return score_classifier(
+                    model,
+                    self._tokenizer,
+                    prepared,
+                    benchmark,
+                    labels=source.labels or [],
+                    positive=task.task.classes[-1],
+                    stage=stage,
+                    context=context,
+                )
         from spectral_ft.evaluation.harness import score_task
 
-        return score_task(model, self._tokenizer, prepared, benchmark, kind=source.kind, stage=stage, context=context)
+        return score_task(
+            model,
+            self._tokenizer,
+            prepared,
+            benchmark,
+            kind=source.kind,
+            stage=stage,
+            context=context,
+            mixed=mixed,
+        )
 
     @cached_property
     def _cache(self) -> "BaseScoreCache":
@@ -121,10 +142,6 @@ class Scorer:
             model=checkpoint.fingerprint + beside + head,
             precision=f"{self._experiment.quantization.label} {resolve_dtype(source.dtype, compute_device())}",
         )
-
-    @cached_property
-    def _base(self) -> "PreTrainedModel":
-        return load_base(self._experiment, self._checkpoint).eval()
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":

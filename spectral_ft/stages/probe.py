@@ -3,19 +3,23 @@
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectral_ft.allocation.explained_variance import ExplainedVariance
-from spectral_ft.errors import ConfigError
+from spectral_ft.errors import ConfigError, OutOfMemory
 from spectral_ft.experiment import Experiment, PlanParts, columns_read
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.stages.base import load_base
+from spectral_ft.stages.base import HeldBase
 from spectral_ft.stages.examples import tokenised
 from spectral_ft.storage import stored
 from spectral_ft.types import PROBE_COLUMNS, MatrixSpectrum, Probe, SpectralReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 WHY_NOT = "the probe did not look at this matrix"
@@ -28,6 +32,7 @@ def probe(
     *,
     parts: Sequence[PlanParts],
     folder: Path,
+    held: HeldBase,
 ) -> Probe | None:
     """Look at calibration batches.
 
@@ -37,11 +42,12 @@ def probe(
         report: With the matrices.
         parts: Of the plans that are to be made.
         folder: Of the run; a probe that lies there is read.
+        held: Lends the base.
 
     Returns:
         What they showed; None where nothing asks.
     """
-    wanted = norms, sketches, variances = _asked(parts)
+    wanted = _asked(parts)
     if not any(wanted):
         return None
 
@@ -51,33 +57,32 @@ def probe(
         return all(there or not asked for there, asked in zip(has, wanted, strict=True))
 
     def make() -> Probe:
-        return _probed(
-            experiment, checkpoint, report, norms=norms, sketches=sketches, variances=variances, folder=folder
-        )
+        began = time.perf_counter()
+        ids, batches = _batches(experiment, checkpoint, folder)
+        with _memory_explained(experiment):
+            columns, found = _measured(experiment, held.model, report, batches, wanted)
+        log.info("probed %d matrices on %d batches in %.1f s", len(columns), len(batches), time.perf_counter() - began)
+        return replace(found, ids=ids, columns=columns)
 
     return stored(folder / "probe.safetensors", Probe, make, complete=complete)
 
 
-def _probed(
+def _measured(
     experiment: Experiment,
-    checkpoint: Checkpoint,
+    model: "PreTrainedModel",
     report: SpectralReport,
-    *,
-    norms: bool,
-    sketches: bool,
-    variances: Sequence[ExplainedVariance],
-    folder: Path,
-) -> Probe:
+    batches: list[dict[str, Any]],
+    asked: tuple[bool, bool, list[ExplainedVariance]],
+) -> tuple[dict[str, dict[str, float]], Probe]:
+    # Columns of every matrix, and a probe with all else.
     from spectral_ft.probe.gradients import probe_gradients
     from spectral_ft.probe.inputs import principal_inputs
     from spectral_ft.probe.modules import watchable
 
-    began, settings = time.perf_counter(), experiment.probe
-    ids, batches = _batches(experiment, checkpoint, folder)
-    model = load_base(experiment, checkpoint)
+    (norms, sketches, variances), settings = asked, experiment.probe
     names = [spectrum.matrix.name for spectrum in report.matrices]
     columns: dict[str, dict[str, float]] = {name: {} for name in names}
-    found = Probe(ids=ids, columns={})
+    found = Probe(ids=(), columns={})
     if norms or sketches:
         gradients = probe_gradients(
             model,
@@ -103,8 +108,24 @@ def _probed(
         for name, directions in components.items():
             columns[name]["input_rank"] = float(len(directions))
         found = replace(found, components=components)
-    log.info("probed %d matrices on %d batches in %.1f s", len(names), len(batches), time.perf_counter() - began)
-    return replace(found, columns=columns)
+    return columns, found
+
+
+@contextmanager
+def _memory_explained(experiment: Experiment) -> Iterator[None]:
+    from spectral_ft.models.device import compute_device, is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size, length = experiment.probe.batch_size, experiment.dataset.max_length
+        raise OutOfMemory(
+            f"{compute_device()} ran out of memory in the probe, with probe.batch_size={size} examples of up to "
+            f"{length} tokens: lower probe.batch_size (and raise probe.batches to look at as many examples), lower "
+            f"dataset.max_length, or set quantization=nf4. ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def is_asked(parts: Sequence[PlanParts]) -> bool:

@@ -6,14 +6,19 @@ from pathlib import Path
 from spectral_ft.errors import CheckpointError
 from spectral_ft.experiment import Experiment, PlanParts, columns_read
 from spectral_ft.models.checkpoint import Checkpoint
-from spectral_ft.stages.base import blueprint
+from spectral_ft.stages.base import HeldBase, blueprint
 from spectral_ft.stages.probe import joined, probe
 from spectral_ft.stages.spectrum import report_of_shapes, sound_report
 from spectral_ft.types import PROBE_COLUMNS, MatrixSpectrum, Probe, SpectralReport
 
 
 def what_plans_read(
-    experiment: Experiment, checkpoint: Checkpoint, *, parts: Sequence[PlanParts], folder: Path
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    *,
+    parts: Sequence[PlanParts],
+    folder: Path,
+    held: HeldBase | None = None,
 ) -> tuple[SpectralReport, Probe | None]:
     """Report and probe, each only as far as something asks for it.
 
@@ -22,6 +27,7 @@ def what_plans_read(
         checkpoint: Of the base; its `config.json` alone is enough where only shapes are read.
         parts: Of the plans that are to be made.
         folder: Of the run; what lies there is read.
+        held: Lends the base to the probe; None loads one for it alone.
 
     Returns:
         The report with all columns that are asked for, and the probe; None where nothing asks for one.
@@ -42,7 +48,9 @@ def what_plans_read(
         report = sound_report(experiment.model.label, checkpoint, experiment.spectrum, folder)
     else:
         report = report_of_shapes(experiment.model.label, checkpoint, experiment.spectrum)
-    found = probe(experiment, checkpoint, report, parts=parts, folder=folder)
+    found = probe(
+        experiment, checkpoint, report, parts=parts, folder=folder, held=held or HeldBase(experiment, checkpoint)
+    )
     return joined(report, found), found
 
 

@@ -15,6 +15,7 @@ from spectral_ft.experiment import Experiment
 from spectral_ft.identity import RECORD_FORMAT
 from spectral_ft.methods.none import Nothing
 from spectral_ft.models.checkpoint import Checkpoint
+from spectral_ft.models.device import BFLOAT16_GPU, Dtype
 from spectral_ft.models.quantization import Unquantized
 from spectral_ft.models.tensors import check_inside
 from spectral_ft.run_folder import STARTED
@@ -32,6 +33,8 @@ class Recorded:
     """Resolved."""
     device: str | None = None
     """On which it was trained; None where the run was cut before it wrote that."""
+    compute_capability: str | None = None
+    """Of that GPU, such as 7.5; None of a CPU, and of records that do not say."""
 
 
 def read_record(folder: Path) -> Recorded:
@@ -51,7 +54,14 @@ def read_record(folder: Path) -> Recorded:
     finished, started = folder / "result.json", folder / STARTED
     if finished.is_file():
         result = read_json(finished, RunResult)
-        found = Recorded(result.run_id, result.format, result.config, str(result.machine.get("device", "cpu")))
+        machine = result.machine
+        found = Recorded(
+            result.run_id,
+            result.format,
+            result.config,
+            str(machine.get("device", "cpu")),
+            machine.get("compute_capability"),
+        )
     elif started.is_file():
         found = read_json(started, Recorded)
         if not (folder / "train.json").is_file():
@@ -122,7 +132,13 @@ class RecordedRun:
         source, device = self.experiment.model, self.recorded.device
         if source.dtype != "auto" or device is None:
             return self.experiment
-        return replace(self.experiment, model=replace(source, dtype="float32" if device == "cpu" else "bfloat16"))
+        return replace(self.experiment, model=replace(source, dtype=self._dtype_on(device)))
+
+    def _dtype_on(self, device: str) -> Dtype:
+        if device == "cpu":
+            return "float32"
+        capability = self.recorded.compute_capability
+        return "bfloat16" if capability is None or float(capability) >= BFLOAT16_GPU else "float16"
 
     @property
     def unquantized(self) -> Experiment:

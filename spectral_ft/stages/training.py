@@ -15,9 +15,9 @@ from spectral_ft.methods.none import Nothing
 from spectral_ft.methods.seam import BaseModel
 from spectral_ft.models.checkpoint import Checkpoint
 from spectral_ft.processes import first_process_first, is_first, process_count
-from spectral_ft.stages.base import load_base
+from spectral_ft.stages.base import HeldBase
 from spectral_ft.stages.examples import Tokenised, tokenised
-from spectral_ft.stages.losses import HeldOutLosses
+from spectral_ft.stages.losses import HeldOutLosses, rows_at_a_time
 from spectral_ft.stages.planning import estimated_memory
 from spectral_ft.stages.probe import check_enough, is_asked
 from spectral_ft.stages.rounds import Reallocation, state_of
@@ -90,8 +90,9 @@ def train_adapter(
     probe: Probe | None,
     folder: Path,
     log_row: Callable[[dict[str, Any]], None],
+    held: HeldBase | None = None,
 ) -> TrainOutcome | None:
-    """Tokenise, load the base, adapt it, train.
+    """Tokenise, borrow the base, adapt it, train.
 
     Args:
         experiment: Its components.
@@ -102,6 +103,7 @@ def train_adapter(
         probe: What the calibration batches showed; None where nothing asked.
         folder: Of the run.
         log_row: Takes the rows of the training log.
+        held: Lends the base, which is afterwards what it was; None loads one for the training alone.
 
     Returns:
         What it left and what it cost; None where the method trains nothing.
@@ -147,9 +149,13 @@ def train_adapter(
             JsonLines(folder / LOG).restore(StepRecord(resume).rows)
     stood = state_of(resume) if resume else None
     plan = stood.plan if stood else plan
-    with _memory_explained(experiment, plan, base, probe):
-        model = load_base(experiment, checkpoint)
-        losses = HeldOutLosses(rows, batch_size=settings.micro_batch_size, divided=not settings.sharded)
+    lender = held or HeldBase(experiment, checkpoint)
+    with _memory_explained(experiment, plan, base, probe), lender.lent() as model:
+        together = rows_at_a_time(
+            model, length=experiment.dataset.max_length, micro_batch_size=settings.micro_batch_size
+        )
+        mixed = autocast_dtype(experiment.model.dtype, compute_device())
+        losses = HeldOutLosses(rows, batch_size=together, divided=not settings.sharded, mixed=mixed)
         before = losses.before(model, folder)
         seed_everything(experiment.seed)
         trained = experiment.method.adapt(model, plan, base=base, steps=steps, probe=probe)
@@ -185,13 +191,15 @@ def train_adapter(
             log_row=log_row,
             sampler=sampler,
             named=rows.named,
-            bf16=autocast_dtype(experiment.model.dtype, compute_device()) is not None,
+            bf16=str(mixed) == "torch.bfloat16",
+            fp16=str(mixed) == "torch.float16",
             validation_loss=(lambda: losses.of(trained.model, "validation").mean) if losses.has_validation else None,
         )
         changes = losses.changes(before, trained.model)
+        measured = rounds.finish() if is_first() else ()
     outcome = replace(
         outcome,
-        rounds=rounds.finish() if is_first() else (),
+        rounds=measured,
         validation_loss=changes.get("validation"),
         general_loss=changes.get("general"),
     )
@@ -238,11 +246,13 @@ def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any,
 def _memory_explained(
     experiment: Experiment, plan: AllocationPlan, base: BaseModel, probe: Probe | None
 ) -> Iterator[None]:
-    import torch
+    from spectral_ft.models.device import is_out_of_memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         parts = estimated_memory(experiment, plan, base, probe) or {}
         gib = {part: f"{part} {size / 2**30:.1f}" for part, size in parts.items()}
         batch, length = experiment.training.micro_batch_size, experiment.dataset.max_length

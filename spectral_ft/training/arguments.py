@@ -55,7 +55,7 @@ def check_amount(settings: TrainingSettings, *, examples: int, any_held_out: boo
 
 
 def trainer_arguments(
-    settings: TrainingSettings, *, steps: int, seed: int, folder: Path, bf16: bool = False
+    settings: TrainingSettings, *, steps: int, seed: int, folder: Path, bf16: bool = False, fp16: bool = False
 ) -> TrainingArguments:
     """What the Trainer is told.
 
@@ -65,6 +65,7 @@ def trainer_arguments(
         seed: Of the order of examples and of dropout.
         folder: Of the checkpoints.
         bf16: Compute products in bfloat16.
+        fp16: Compute products in float16, losses scaled.
 
     Returns:
         The arguments.
@@ -82,6 +83,7 @@ def trainer_arguments(
     options: dict[str, Any] = {
         "use_cpu": not torch.cuda.is_available(),
         "bf16": bf16,
+        "fp16": fp16,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # what is trained is used in every step
     } | (settings.trainer_options or {})

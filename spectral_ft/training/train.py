@@ -67,6 +67,7 @@ def train(
     validation_loss: Callable[[], float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     bf16: bool = False,
+    fp16: bool = False,
     named: Callable[[int], str] = str,
 ) -> TrainOutcome:
     """Train the adapters and save them.
@@ -89,6 +90,7 @@ def train(
         validation_loss: Of the model as it is; asked where `settings.validation_steps` says so.
         callbacks: Told of every step, after this loop's own.
         bf16: Compute products in bfloat16.
+        fp16: Compute products in float16, losses scaled.
         named: An example by its place, as a fault calls it.
 
     Returns:
@@ -102,7 +104,7 @@ def train(
     check_amount(settings, examples=len(examples), any_held_out=validation_loss is not None)
     model = trained.model
     steps = optimizer_steps(settings, len(examples))
-    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints", bf16=bf16)
+    arguments = trainer_arguments(settings, steps=steps, seed=seed, folder=folder / "checkpoints", bf16=bf16, fp16=fp16)
     if activation_checkpointing:
         recompute_activations(model)
     if settings.sharded:

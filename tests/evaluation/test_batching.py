@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, LlamaConfig
 
+from spectral_ft import machine
 from spectral_ft.data.rows import Item
 from spectral_ft.errors import OutOfMemory
-from spectral_ft.evaluation import batching
-from spectral_ft.evaluation.batching import LARGEST, SHARE, free_memory, items_at_once
+from spectral_ft.evaluation.batching import LARGEST, SHARE, items_at_once
 from spectral_ft.evaluation.harness import score_task
 from spectral_ft.evaluation.language_model import CheckedModel
+from spectral_ft.machine import free_memory
 from tests.evaluation.small_tasks import choices, small_llama, sums
 from tests.evaluation.test_benchmark import benchmark
 from tests.oracles import law
@@ -74,13 +75,23 @@ def test_a_model_that_says_less_of_itself() -> None:
 def test_the_limit_of_the_control_group_counts(
     maximum: str | None, used: str, files: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "GROUP", tmp_path)
-    monkeypatch.setattr(batching.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     if maximum is not None:
         (tmp_path / "memory.max").write_text(f"{maximum}\n")
         (tmp_path / "memory.current").write_text(f"{used}\n")
         (tmp_path / "memory.stat").write_text(f"anon 7\nfile 9\ninactive_file {files}\nactive_file 8\n")
     assert free_memory(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("reserved", "allocated", "expected"), [(0, 0, 500), (300, 100, 700), (300, 300, 500)])
+def test_what_torch_keeps_of_freed_tensors_is_free(
+    reserved: int, allocated: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    assert free_memory(torch.device("cuda", 0)) == expected
 
 
 def test_the_size_that_was_found_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer
 
 from spectral_ft.errors import CheckpointError
 from spectral_ft.models.blueprints import blueprint, head_modules
-from spectral_ft.models.device import autocast_dtype
 from spectral_ft.models.kinds import check_kind, task_type
 from spectral_ft.models.loading import load_model, load_tokenizer
 from spectral_ft.models.quantization import Nf4, Unquantized
@@ -318,22 +317,6 @@ def test_the_loss_of_a_step_is_the_mean_over_its_micro_batches(fixture, kind, re
             module.dropout = 0.0
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device", "supported", "expected"),
-    [
-        ("auto", "cuda", True, torch.bfloat16),
-        ("bfloat16", "cuda", True, torch.bfloat16),
-        ("float32", "cuda", True, None),
-        ("auto", "cuda", False, None),
-        ("auto", "cpu", True, None),
-        ("bfloat16", "cpu", True, None),
-    ],
-)
-def test_products_are_mixed_where_the_weights_are_in_16_bits(dtype, device, supported, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
-    assert autocast_dtype(dtype, torch.device(device)) == expected
 
 
 def test_our_model_is_the_librarys(tmp_path):

@@ -1,6 +1,7 @@
 """Oracle: the full gradients that autograd makes of a float64 copy."""
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -182,8 +183,8 @@ def test_a_matrix_takes_at_most_20_kib():
         assert np.linalg.matrix_rank(found.sketches[name]) <= 8
 
 
-@pytest.mark.parametrize(("norms", "kept"), [(True, 2), (False, 1)])
-def test_what_a_module_reads_is_kept_only_for_norms(norms, kept):
+@pytest.mark.parametrize("norms", [True, False])
+def test_of_what_modules_read_only_the_lowest_s_is_kept(norms):
     model, read, counts = small_model("llama").requires_grad_(False), [], []
     names = [f"model.layers.{block}.mlp.down_proj" for block in (0, 1)]
     for name in names:
@@ -191,7 +192,7 @@ def test_what_a_module_reads_is_kept_only_for_norms(norms, kept):
         module.register_forward_hook(lambda _, x, y: read.append(StorageWeakRef(x[0].untyped_storage())))
     model.register_forward_hook(lambda *_: counts.append(sum(not one.expired() for one in read)))
     probed(model, [batch_of("llama", seed=0)], names, norms=norms)
-    assert counts == [kept]  # the last is held in any case, to see whether the next module reads it too
+    assert counts == [1]  # the other block is computed again
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -280,3 +281,29 @@ def test_a_gradient_that_is_not_finite_is_named(asked):
 def test_the_progress_bar_stays_away_from_files(capfd):
     probed(small_model("llama"), [batch_of("llama", seed=0)], linear_names(small_model("llama")))
     assert capfd.readouterr() == ("", "")
+
+
+# ---- activations
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "t5", "bert"])
+def test_recomputed_blocks_change_no_bit_and_keep_little(model_type, monkeypatch):
+    model, kept = small_model(model_type), []
+    names, batch = linear_names(model), batch_of(model_type, seed=0)
+
+    def found():
+        entries = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (entries.append(t.numel()), t)[1], lambda t: t):
+            probed = probe_gradients(model, [batch], names, norms=True, sketch_dim=4, seed=0)
+        kept.append(sum(entries))
+        return probed
+
+    recomputed = found()
+    assert not [module for module in model.modules() if "forward" in vars(module)]
+    monkeypatch.setattr("spectral_ft.probe.gradients.recomputed_blocks", lambda model: nullcontext(set()))
+    plain = found()
+    assert recomputed.norms == plain.norms and len(plain.norms) == len(names)
+    for name in names:
+        np.testing.assert_array_equal(recomputed.sketches[name], plain.sketches[name])
+        np.testing.assert_array_equal(recomputed.half_sketches[name], plain.half_sketches[name])
+    assert kept[0] < kept[1]

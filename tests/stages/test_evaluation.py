@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -14,16 +13,17 @@ from spectral_ft.adapters.origin import write_origin
 from spectral_ft.errors import CheckpointError, ConfigError, DataError
 from spectral_ft.evaluation.rules import RULES
 from spectral_ft.models.loading import load_model
-from spectral_ft.stages import evaluation
 from spectral_ft.stages.adapters import adapter_folders
+from spectral_ft.stages.base import load_base
 from spectral_ft.stages.benchmarks import source_tasks
 from spectral_ft.stages.evaluation import Scorer
 from spectral_ft.training.train import seed_everything
 from spectral_ft.types import AllocationPlan
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, REPOSITORY
 from tests.models.small_checkpoints import save_bert, save_t5
 from tests.test_compose import built
 
+LOADER = "spectral_ft.stages.base.load_base"
 REVIEWS = [("a good film", 1), ("a bad film", 0), ("not bad", 1), ("the bad", 0)]
 
 
@@ -117,7 +117,7 @@ def test_base_scores_are_shared_by_runs_of_one_head(bert, data, tmp_path, monkey
 
     first, other = base(0, "one"), base(1, "two")
     assert first[2].value != other[2].value
-    monkeypatch.setattr(evaluation, "load_base", None)
+    monkeypatch.setattr(LOADER, None)
     assert base(0, "three") == first
 
 
@@ -138,8 +138,8 @@ def test_base_scores_are_of_the_tokenizer_and_the_settings_too(file, text, bert,
 
     first = base("one")
     loaded = []
-    original = evaluation.load_base
-    monkeypatch.setattr(evaluation, "load_base", lambda *given: loaded.append(1) or original(*given))
+    original = load_base
+    monkeypatch.setattr(LOADER, lambda *given: loaded.append(1) or original(*given))
     (bert / "README.md").write_text("what changes no score")
     assert (base("two"), loaded) == (first, [])
     (bert / file).write_text(text or f"{(bert / file).read_text()} ")
@@ -160,7 +160,7 @@ def test_base_scores_are_of_the_evaluators_code_too(bert, data, tmp_path, monkey
         code = tmp_path / name.removesuffix(".py")
         code.mkdir()
         for each in evaluator.CODE:
-            text = Path(evaluation.__file__).parents[1].joinpath("evaluation", each).read_text()
+            text = (REPOSITORY / "spectral_ft" / "evaluation" / each).read_text()
             (code / each).write_text(text + "\n" * (each == name))
         monkeypatch.setattr(evaluator, "__file__", str(code / "classifier.py"))
         assert prepared(tmp_path / "tasks") != before
@@ -288,8 +288,8 @@ def embedded(*options):
 
 def test_one_loaded_base_answers_for_every_adapter(adapters, tmp_path, monkeypatch):
     loaded = []
-    original = evaluation.load_base
-    monkeypatch.setattr(evaluation, "load_base", lambda *given: loaded.append(1) or original(*given))
+    original = load_base
+    monkeypatch.setattr(LOADER, lambda *given: loaded.append(1) or original(*given))
     experiment = embedded()
     checkpoint = experiment.model.locate()
     places = adapter_folders([str(folder) for folder in adapters.values()], "tiny", checkpoint)
@@ -308,7 +308,7 @@ def test_one_loaded_base_answers_for_every_adapter(adapters, tmp_path, monkeypat
     losses = {(name, s.stage): s.value for name, scores in found.items() for s in scores if s.metric == "gold_loss"}
     assert losses["one", "base"] == losses["two", "base"]
     assert len({losses["one", "tuned"], losses["two", "tuned"], losses["one", "base"]}) == 3
-    monkeypatch.setattr(evaluation, "load_base", None)
+    monkeypatch.setattr(LOADER, None)
     assert score(Scorer(experiment, checkpoint, source_tasks(experiment)), "two", "together") == found["two"]
 
 

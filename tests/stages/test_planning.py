@@ -95,8 +95,8 @@ def test_the_estimate_mixes_precisions_where_training_does(
         told.append(options["autocast"])
         return estimate(*args, **options)
 
-    monkeypatch.setattr("spectral_ft.models.device.compute_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr("spectral_ft.models.device.compute_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(footprint, "estimate_footprint", noted)
     memory.__wrapped__(f"model.dtype={dtype}")
     assert told == [expected]

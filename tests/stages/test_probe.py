@@ -12,7 +12,7 @@ from spectral_ft.errors import ConfigError
 from spectral_ft.experiment import all_parts
 from spectral_ft.probe import gradients, inputs, modules
 from spectral_ft.probe.gradients import GradientProbe
-from spectral_ft.stages import probe as stage
+from spectral_ft.stages.base import load_base
 from spectral_ft.stages.probe import WHY_NOT, joined
 from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.storage import read_probe
@@ -73,8 +73,8 @@ def read(folder: Path, *options: str, real: bool = False) -> tuple[SpectralRepor
     """What a run in this folder would make its plan from, and how often it loaded the base for it."""
     experiment, loads = built(*SMALL, *options), []
     with pytest.MonkeyPatch.context() as patch:
-        load = stage.load_base if real else lambda *given: None
-        patch.setattr(stage, "load_base", lambda *given: (loads.append(given), load(*given))[1])
+        load = load_base if real else lambda *given: None
+        patch.setattr("spectral_ft.stages.base.load_base", lambda *given: (loads.append(given), load(*given))[1])
         if not real:
             patch.setattr(gradients, "probe_gradients", found_gradients)
             patch.setattr(inputs, "principal_inputs", found_directions)

@@ -30,6 +30,7 @@ from tests.conftest import call_entry
 from tests.test_compose import built
 
 RATE = 1e-3
+LOADER = "spectral_ft.stages.base.load_base"
 ONE_STEP = (
     "training.max_steps=1",
     "training.warmup_steps=0",
@@ -150,7 +151,7 @@ def test_a_finished_training_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "checkpoints").exists()
     origin = json.loads((tmp_path / "adapter" / "origin.json").read_text())
     assert origin["fingerprint"] == built().model.locate().fingerprint
-    monkeypatch.setattr(training, "load_base", None)
+    monkeypatch.setattr(LOADER, None)
     again, _, more = trained(tmp_path)
     assert again == outcome and not more
 
@@ -253,7 +254,7 @@ def test_too_little_is_told_before_the_base_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "load_base", lambda *args: pytest.fail("it was loaded"))
+    monkeypatch.setattr(LOADER, lambda *args: pytest.fail("it was loaded"))
     with pytest.raises(error, match=re.escape(sentence)):
         trained(tmp_path, *options)
 
@@ -354,21 +355,21 @@ def test_held_out_losses_take_batches_that_training_does(tmp_path: Path, monkeyp
     assert set(sizes) == {2}
 
 
-@pytest.mark.parametrize("mixed", [None, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [None, torch.bfloat16, torch.float16])
 def test_training_mixes_precisions_where_the_weights_say_so(
     mixed: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, bool]] = []
 
-    def train(*args: object, bf16: bool, **options: object) -> None:
-        asked.append(bf16)
+    def train(*args: object, bf16: bool, fp16: bool, **options: object) -> None:
+        asked.append((bf16, fp16))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("spectral_ft.training.train.train", train)
     monkeypatch.setattr("spectral_ft.models.device.autocast_dtype", lambda dtype, device: mixed)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path)
-    assert asked == [mixed is not None]
+    assert asked == [(mixed == torch.bfloat16, mixed == torch.float16)]
 
 
 def test_nothing_held_out_is_no_loss(tmp_path: Path) -> None:
