@@ -230,7 +230,7 @@ DATA = {
     "empty": ("", ["is empty"]),
     "truncated": ('{"instruction": "a", "output": "b"}\n{"instr', ["line 2", "truncated"]),
     "without the columns": ('{"question": "a", "output": "b"}\n', ["row 1", "'instruction'", "question, output"]),
-    "not of objects": ("[1]\n", ["row 1", "list"]),
+    "not of objects": ("[1]\n", ["row 1", "int"]),
     "too long": (json.dumps({"instruction": "1 " * 70, "output": " 2"}) + "\n", ["training row 0", "max_length=128"]),
     "smaller than a batch": ('{"instruction": "1", "output": " 2"}\n', ["1 training examples", "batch_size=16"]),
     "cut before every completion": (None, ["nothing to learn from"]),
