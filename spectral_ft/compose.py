@@ -248,6 +248,19 @@ def _places(running: Hydra) -> Sequence[SearchPathElement]:
     return running.config_loader.get_search_path().get_path()
 
 
+def is_named(group: str) -> bool:
+    """Whether the command line of the running command chooses a group, or an option of it.
+
+    Args:
+        group: Such as `model`.
+
+    Returns:
+        True if it does; the default of `conf/config.yaml` does not count.
+    """
+    keys = [override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
+    return any(key == group or key.startswith(f"{group}.") for key in keys)
+
+
 def build_parts(named: str, *, option: str, seed: int, make: Make = AS_TOLD) -> PlanParts:
     """What makes the plan of another method.
 

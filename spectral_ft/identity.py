@@ -11,7 +11,7 @@ from spectral_ft.fingerprint import forget_fingerprints, path_fingerprint, text_
 RECORD_FORMAT = 2
 """Of the files in a run folder; part of every identity."""
 
-PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path", "adapter", "rescore")
+PATHS = ("model.path", "dataset.data_dir", "benchmark.data_dir", "general_text.path", "adapter", "rescore", "tuned")
 """Options whose content counts, not their name."""
 
 LEFT_OUT = (
@@ -30,6 +30,9 @@ LEFT_OUT = (
     "hydra",
 )
 """Options that change no result."""
+
+AT_REST: Mapping[str, Any] = {"tuned": None, "energy": None, "edge": False, "weighting": "none", "curve": False}
+"""Options of single commands: at these values they are left out, so that other runs keep their identity."""
 
 LENGTH = 12
 """Hexadecimal digits of an identity."""
@@ -70,6 +73,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in _flatten(config).items()
         if not any(key == left or key.startswith(f"{left}.") for left in LEFT_OUT)
+        and not (key in AT_REST and value == AT_REST[key])
     }
 
 

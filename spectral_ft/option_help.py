@@ -10,6 +10,8 @@ ENTRIES = {
     "run": "the whole job: analyse, allocate, train, score",
     "analyze": "the spectral stage alone",
     "plan": "which matrix gets which rank, and what that costs, without training",
+    "compress": "a smaller LoRA adapter, scored next to the original",
+    "extract": "a LoRA adapter from a base and a fine-tuned checkpoint",
     "evaluate": "scores of a model, or of adapters that exist already",
 }
 """Commands whose options are the configuration, and what each does."""

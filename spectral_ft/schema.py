@@ -55,6 +55,11 @@ class RunConfig:
     planning: Any
     adapter: Any
     rescore: str | None
+    tuned: str | None
+    energy: float | None
+    edge: bool
+    weighting: str
+    curve: bool
     seed: int
     figures: bool
     verify: bool

@@ -38,7 +38,7 @@ LEVELS = [
     {"compose"},
     {"sweep", "api"},
     {"entry"},
-    {"run", "analyze", "plan", "evaluate", "export", "report"},
+    {"run", "analyze", "compress", "extract", "plan", "evaluate", "export", "report"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -46,7 +46,18 @@ ONLY = {
     "peft": {"adapters", "methods", "probe"},
     "lm_eval": {"evaluation"},
     "wandb": {"tracking", "wandb_records"},
-    "hydra": {"compose", "option_faults", "sweep", "entry", "run", "analyze", "plan", "evaluate"},
+    "hydra": {
+        "compose",
+        "option_faults",
+        "sweep",
+        "entry",
+        "run",
+        "analyze",
+        "compress",
+        "extract",
+        "plan",
+        "evaluate",
+    },
     "huggingface_hub": {"hub"},
     "datasets": {"hub"},
     "datasketch": {"data"},
@@ -141,7 +152,7 @@ def test_importing_the_package_costs_nothing() -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        ["analyze", "compose", "stages.spectrum"],
+        ["analyze", "compose", "stages.spectrum", "stages.updates", "reporting.update_table"],
         ["run", "sweep", "run_folder", "reporting.closing_table"],
         ["plan", "export", "stages.reading", "stages.allocation"],
         ["report", "reporting.result_table", "reporting.table_forms", "reporting.progress", "reporting.page"],

@@ -61,6 +61,11 @@ class BlockMatrices:
         kept = replace(self._layout, places=places, missing={}, unread={})
         return BlockMatrices(self.origin, self.model_type, contents, find=lambda shapes, codes, packed: kept)
 
+    @property
+    def tensor_names(self) -> set[str]:
+        """Names of the tensors that hold the matrices."""
+        return {place.tensor for place in self._places.values()}
+
     def read(self, matrix: MatrixShape) -> np.ndarray:
         """Read one matrix.
 

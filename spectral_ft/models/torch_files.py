@@ -98,6 +98,21 @@ def torch_contents(folder: Path) -> Contents:
     return reconcile(folder / INDEX, promised, tensors, faults)
 
 
+def load_state_dict(file: Path) -> dict[str, Tensor]:
+    """What one `.bin` file holds.
+
+    Args:
+        file: Of a state dict.
+
+    Returns:
+        Name to tensor.
+
+    Raises:
+        CheckpointError: If it is damaged or holds more than weights.
+    """
+    return {name: TorchTensor(tensor) for name, tensor in _load(file).items()}
+
+
 def _load(file: Path) -> "dict[str, torch.Tensor]":
     import torch
 

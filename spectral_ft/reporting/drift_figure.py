@@ -37,8 +37,15 @@ PANELS = (
 )
 
 
-def draw_drift(path: Path, drift: pd.DataFrame, matrices: Sequence[MatrixShape], *, title: str) -> None:
-    """Three heat maps: the relative size of the update, the largest angle, the intruders.
+def draw_drift(
+    path: Path,
+    drift: pd.DataFrame,
+    matrices: Sequence[MatrixShape],
+    *,
+    title: str,
+    panels: Sequence[Panel] = PANELS,
+) -> None:
+    """A heat map a panel; without a choice the relative size of the update, the largest angle, the intruders.
 
     Matrices that were not trained are light grey, those for which a number means nothing are dark grey, and what a
     block does not have is white. Where several matrices share a block and type (experts), their mean is drawn.
@@ -48,6 +55,7 @@ def draw_drift(path: Path, drift: pd.DataFrame, matrices: Sequence[MatrixShape],
         drift: As `stages.drift` measures it.
         matrices: Of the model, as its files have them.
         title: Of the figure.
+        panels: Columns, from top to bottom.
     """
     from matplotlib.figure import Figure
 
@@ -58,11 +66,11 @@ def draw_drift(path: Path, drift: pd.DataFrame, matrices: Sequence[MatrixShape],
     blocks = sorted({block for _, block in places})
     size = (
         1.6 + LETTER * max(map(len, kinds)) + CELL_WIDTH * max(len(blocks), 14),
-        0.6 + len(PANELS) * (0.7 + CELL_HEIGHT * len(kinds)),
+        0.6 + len(panels) * (0.7 + CELL_HEIGHT * len(kinds)),
     )
     figure = Figure(figsize=size, layout="constrained")
     known = {(kinds.index(kind), blocks.index(block)) for kind, block in places}
-    for axes, panel in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
+    for axes, panel in zip(figure.subplots(len(panels), 1), panels, strict=True):
         values = drift.assign(value=drift[panel.column].astype(float) * panel.scale)
         means = values.groupby(["type", "block"], sort=False)["value"].mean()
         cells = {(kinds.index(str(kind)), blocks.index(block)): value for (kind, block), value in means.items()}  # type: ignore[misc, has-type]

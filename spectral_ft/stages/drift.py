@@ -121,7 +121,7 @@ def _compared(moved: "_Moved", settings: DriftSettings, how: Analysis) -> pd.Dat
     work = partial(_row, moved=moved, settings=settings, options=how.options)
     # As in the spectral stage: several BLAS threads wait for one another longer than they compute (measured on a busy
     # machine: ten times), so parallelism is over matrices.
-    pool = ThreadPoolExecutor(_workers(moved.matrices, how))
+    pool = ThreadPoolExecutor(workers(moved.matrices, how))
     try:
         with threadpool_limits(1):
             found = pool.map(work, moved.matrices)
@@ -154,8 +154,16 @@ def _row(
     }
 
 
-def _workers(matrices: tuple[MatrixShape, ...], how: Analysis) -> int:
-    # As many as asked for, as far as memory holds the largest matrices side by side.
+def workers(matrices: tuple[MatrixShape, ...], how: Analysis) -> int:
+    """As many as asked for, as far as memory holds the largest matrices side by side.
+
+    Args:
+        matrices: That are compared with what they were.
+        how: What was asked for.
+
+    Returns:
+        At least one.
+    """
     if how.memory is None:
         return how.workers
     largest = max(matrix.sides[0] * matrix.sides[1] for matrix in matrices)

@@ -224,7 +224,8 @@ def _why_no_list(run: RecordedRun) -> str | None:
 
 _NOTHING = "it trained nothing, so that there is only the base."
 _NO_PEFT = {
-    "TENSORS": "what was trained is whole weights, which is no adapter. Use to=merged or to=pth.",
+    "TENSORS": "what was trained is whole weights, which is no adapter. Use to=merged or to=pth, or "
+    "`python -m spectral_ft.extract tuned=DIR energy=0.99` for the nearest adapter.",
     "BOTTLENECK": "PEFT has no bottleneck adapters, so that no other tool could open them.",
 }
 _REFUSALS: Mapping[str, Callable[[RecordedRun], str | None]] = {

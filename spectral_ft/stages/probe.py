@@ -58,7 +58,7 @@ def probe(
 
     def make() -> Probe:
         began = time.perf_counter()
-        ids, batches = _batches(experiment, checkpoint, folder)
+        ids, batches = calibration_batches(experiment, checkpoint, folder)
         with _memory_explained(experiment):
             columns, found = _measured(experiment, held.model, report, batches, wanted)
         log.info("probed %d matrices on %d batches in %.1f s", len(columns), len(batches), time.perf_counter() - began)
@@ -202,9 +202,22 @@ def _asked(parts: Sequence[PlanParts]) -> tuple[bool, bool, list[ExplainedVarian
     return "gradient" in read, any(p.grouping.reads_sketches for p in parts), variances[:1]
 
 
-def _batches(
+def calibration_batches(
     experiment: Experiment, checkpoint: Checkpoint, folder: Path
 ) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+    """A few batches of training examples.
+
+    Args:
+        experiment: `probe` says how many, `dataset` of what.
+        checkpoint: Of the base, whose tokenizer is used.
+        folder: Of the run.
+
+    Returns:
+        The numbers of the examples, and the batches.
+
+    Raises:
+        ConfigError: If there are fewer examples than are asked for.
+    """
     data = tokenised(experiment, checkpoint, folder)
     examples, collate = data.training, data.collate
     settings = experiment.probe
