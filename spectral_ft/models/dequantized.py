@@ -20,6 +20,8 @@ ACTIVATION_BYTES = 68
 """Per token, block and hidden number in float32: twice the 34 of 16 bits (arXiv:2205.05198, equation 2)."""
 ADAPTERS = 0.05
 """Share of the base that adapters are taken to have; each of their parameters has a value, a gradient, two moments."""
+MARK = "spectral_ft_on_cpu"
+"""Attribute of a model that says how it was held."""
 LOGITS = 3
 """Copies of the logits that the model's own loss holds."""
 
@@ -67,6 +69,13 @@ def is_packed(model: torch.nn.Module) -> bool:
     return any(isinstance(module, Linear4bit | Linear8bitLt) for module in model.modules())
 
 
+def on_cpu(model: PreTrainedModel) -> str | None:
+    """How a CPU holds a quantized base, as `quantization.on_cpu` calls it; None for any other base."""
+    if model.device.type != "cpu":
+        return None
+    return "packed" if is_packed(model) else getattr(model, MARK, None)
+
+
 def dequantize_once(model: PreTrainedModel) -> None:
     """Put a plain linear module in the place of each packed one, one after the other.
 
@@ -84,6 +93,7 @@ def dequantize_once(model: PreTrainedModel) -> None:
         if hasattr(model, flag):
             setattr(model, flag, False)
     cast(Any, model)._weight_conversions = None  # how packed files were read
+    setattr(model, MARK, "dequantize_once")
 
 
 def _plain(module: Linear4bit | Linear8bitLt, dtype: torch.dtype) -> torch.nn.Linear:

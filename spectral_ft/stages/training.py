@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectral_ft.errors import DataError, OutOfMemory
 from spectral_ft.experiment import Experiment, Scheduled, all_parts
@@ -24,6 +24,9 @@ from spectral_ft.stages.rounds import Reallocation, state_of
 from spectral_ft.storage import check_folder, enter, read_json, write_json
 from spectral_ft.tracking.json_lines import LOG, JsonLines
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport, TrainOutcome
+
+if TYPE_CHECKING:
+    from spectral_ft.training.checkpoints import Origin
 
 log = logging.getLogger(__name__)
 COMPUTING = ("spectral_ft", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
@@ -70,12 +73,8 @@ def check_examples(experiment: Experiment, checkpoint: Checkpoint, folder: Path)
     """
     if isinstance(experiment.method, Nothing) or (folder / "train.json").exists():
         return
-    from spectral_ft.training.arguments import check_amount, optimizer_steps
-
-    rows, settings = tokenised(experiment, checkpoint, folder), experiment.training
-    check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
-    if isinstance(experiment.method, Scheduled):
-        experiment.method.check_steps(optimizer_steps(settings, len(rows.training)))
+    rows = tokenised(experiment, checkpoint, folder)
+    _steps(experiment, rows)
     if is_asked(all_parts(experiment.parts)):
         check_enough(experiment, len(rows.training))
 
@@ -111,7 +110,7 @@ def train_adapter(
     if isinstance(experiment.method, Nothing):
         return None
     from spectral_ft.adapters.origin import TRAIN_AGAIN, write_origin
-    from spectral_ft.training.checkpoints import Origin, last_checkpoint, remove_checkpoints
+    from spectral_ft.training.checkpoints import check_base, last_checkpoint, remove_checkpoints
 
     path = folder / "train.json"
     if path.exists():
@@ -121,29 +120,19 @@ def train_adapter(
         return read_json(
             path, TrainOutcome, way_out="Put a copy of it back, or remove it: the same command trains again."
         )
+    from spectral_ft.models.dequantized import on_cpu
     from spectral_ft.models.device import autocast_dtype, compute_device
-    from spectral_ft.training.arguments import check_amount, optimizer_steps
     from spectral_ft.training.step_record import StepRecord
     from spectral_ft.training.train import seed_everything, train
 
     settings = experiment.training
     with first_process_first():
         rows = tokenised(experiment, checkpoint, folder)
-        check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
-        steps = optimizer_steps(settings, len(rows.training))
+        steps = _steps(experiment, rows)
         if steps <= settings.warmup_steps:
             told = "training.warmup_steps=%d, and there are %d steps: training.learning_rate=%g is never reached"
             log.warning(told, settings.warmup_steps, steps, settings.learning_rate)
-        if isinstance(experiment.method, Scheduled):
-            experiment.method.check_steps(steps)
-        origin = Origin(
-            run_id=experiment.run_id,
-            plan=text_fingerprint(repr(plan)),
-            versions={name: version for name, version in package_versions().items() if name in COMPUTING},
-            code=code_fingerprint(),
-            commit=git_commit(),
-            processes=process_count(),
-        )
+        origin = _origin(experiment, plan)
         resume = last_checkpoint(folder / "checkpoints", origin)
         if resume and is_first():
             JsonLines(folder / LOG).restore(StepRecord(resume).rows)
@@ -151,6 +140,8 @@ def train_adapter(
     plan = stood.plan if stood else plan
     lender = held or HeldBase(experiment, checkpoint)
     with _memory_explained(experiment, plan, base, probe), lender.lent() as model:
+        origin = replace(origin, on_cpu=on_cpu(model))
+        check_base(resume, origin)
         together = rows_at_a_time(
             model, length=experiment.dataset.max_length, micro_batch_size=settings.micro_batch_size
         )
@@ -212,6 +203,31 @@ def train_adapter(
         remove_checkpoints(folder)
     _tell(outcome)
     return outcome
+
+
+def _steps(experiment: Experiment, rows: Tokenised) -> int:
+    # How many optimizer steps there are, if the examples and the method allow them.
+    from spectral_ft.training.arguments import check_amount, optimizer_steps
+
+    settings = experiment.training
+    check_amount(settings, examples=len(rows.training), any_held_out=rows.validation is not None)
+    steps = optimizer_steps(settings, len(rows.training))
+    if isinstance(experiment.method, Scheduled):
+        experiment.method.check_steps(steps)
+    return steps
+
+
+def _origin(experiment: Experiment, plan: AllocationPlan) -> "Origin":
+    from spectral_ft.training.checkpoints import Origin
+
+    return Origin(
+        run_id=experiment.run_id,
+        plan=text_fingerprint(repr(plan)),
+        versions={name: version for name, version in package_versions().items() if name in COMPUTING},
+        code=code_fingerprint(),
+        commit=git_commit(),
+        processes=process_count(),
+    )
 
 
 def code_fingerprint() -> str:

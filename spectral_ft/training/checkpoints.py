@@ -42,6 +42,8 @@ class Origin:
     """Of these sources, to find them by; None outside a checkout. It decides nothing."""
     processes: int
     """That train together: each has a random state of its own."""
+    on_cpu: str | None = None
+    """How a CPU holds a quantized base, as `quantization.on_cpu` calls it; None for any other base."""
 
 
 def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
@@ -73,6 +75,24 @@ def last_checkpoint(folder: Path, origin: Origin) -> Path | None:
         log.warning("%s %s; %s", newest.name, fault, rest)
         shutil.rmtree(newest)
     return None
+
+
+def check_base(checkpoint: Path | None, origin: Origin) -> None:
+    """Refuse to go on with a base that is held in another way: its products differ in the last digits.
+
+    Args:
+        checkpoint: A whole one; None for none.
+        origin: Of this run, with the base in memory.
+
+    Raises:
+        RunError: If the checkpoint names the other way.
+    """
+    held = _told(checkpoint)["origin"].get("on_cpu") if checkpoint else None
+    if held and origin.on_cpu and held != origin.on_cpu:
+        raise RunError(
+            f"{checkpoint} was trained with quantization.on_cpu={held}, and the free memory now led to "
+            f"{origin.on_cpu}, which computes other last digits: set quantization.on_cpu={held} to go on."
+        )
 
 
 def remove_checkpoints(folder: Path) -> None:

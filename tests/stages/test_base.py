@@ -12,7 +12,7 @@ import torch
 
 from spectral_ft.errors import ConfigError
 from spectral_ft.identity import run_id
-from spectral_ft.models.dequantized import is_packed
+from spectral_ft.models.dequantized import is_packed, on_cpu
 from spectral_ft.pipeline import run
 from spectral_ft.stages import base as stage
 from spectral_ft.stages.allocation import plan_of
@@ -50,13 +50,15 @@ def test_memory_decides_unless_the_user_does(
     monkeypatch.setattr(stage, "free_memory", lambda device: int(free * GIB))
     model = loaded(f"quantization={packing}", f"quantization.on_cpu={asked}")
     assert is_packed(model) == packed
+    assert on_cpu(model) == ("packed" if packed else "dequantize_once")
     chosen = f"quantization.on_cpu={'packed' if packed else 'dequantize_once'}"
     assert [line for line in caplog.messages if chosen in line and f"{free:.1f} GiB are free" in line]
 
 
 def test_a_base_in_its_own_precision_is_not_asked(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "spectral_ft")
-    assert not is_packed(loaded("quantization=none")) and "on_cpu" not in caplog.text
+    model = loaded("quantization=none")
+    assert not is_packed(model) and on_cpu(model) is None and "on_cpu" not in caplog.text
 
 
 def test_another_word_is_refused() -> None:

@@ -15,6 +15,7 @@ from spectral_ft.training.checkpoints import (
     COMPLETE,
     NEEDED,
     Origin,
+    check_base,
     last_checkpoint,
     mark_whole,
     remove_checkpoints,
@@ -46,6 +47,16 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.Log
     assert not any(path.exists() for path in cut)
     assert "checkpoint-1000 was cut while it was written; taking the one before it" in caplog.text
     assert (tmp_path / "checkpoint-90").is_dir()
+
+
+@pytest.mark.parametrize(("then", "now"), [("packed", "dequantize_once"), ("dequantize_once", "packed")])
+def test_a_base_that_is_held_in_another_way_than_before_is_refused(then: str, now: str, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 4, whole=False)
+    mark_whole(path, step=4, seconds=1.0, origin=replace(ORIGIN, on_cpu=then))
+    with pytest.raises(RunError, match=f"set quantization.on_cpu={then}"):
+        check_base(path, replace(ORIGIN, on_cpu=now))
+    for same in (then, None):  # None: on a GPU
+        check_base(path, replace(ORIGIN, on_cpu=same))
 
 
 def test_a_copy_of_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
