@@ -4,7 +4,7 @@ Every damage must be refused with a sentence or made again with a line in the lo
 One that gives another value without a word is counted as silent. A run is made first; then all of it happens in this
 process, since a command for each of some thousand flips would take days.
 
-    python bench/flips.py [--flips 300] [--out FILE]
+    python bench/flips.py [--flips 300] [--only 'cut in training *' 'cache *'] [--out FILE]
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -274,6 +275,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=300)
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of rows: the state, a space, the file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     heard = Heard()
@@ -289,6 +291,9 @@ def main() -> None:
         rows.append("|---|---|---|---|---|---|---|---|")
         bad = 0
         for state, path, look in looks(folder / "run", folder / "cache"):
+            shown = str(path.relative_to(folder / "run") if path.is_relative_to(folder / "run") else path.suffix)
+            if not any(fnmatch(f"{state} {shown}", pattern) for pattern in options.only):
+                continue
             original, whole = path.read_bytes(), _shown(look())
             found: Counter[str] = Counter()
             for content in contents(original, options.flips, f"{state} {path.name}"):
@@ -300,7 +305,6 @@ def main() -> None:
             others = ", ".join(
                 f"{count} {kind}" for kind, count in found.items() if kind not in {"refused", MADE, "same value"}
             )
-            shown = str(path.relative_to(folder / "run") if path.is_relative_to(folder / "run") else path.suffix)
             rows.append(
                 f"| {state} | `{shown}` | {len(original)} | {sum(found.values())} | "
                 f"{' | '.join(map(str, counts))} | {others or 0} |"

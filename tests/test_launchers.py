@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from spectral_ft.compose import build_experiment, composed
@@ -111,6 +113,76 @@ def test_a_sweep_killed_at_three_moments_ends_like_one_that_was_not(whole: Whole
     assert kept, "every call was killed before its first job ended"
     assert all_records(tmp_path) == all_records(whole.folder)
     assert not list((tmp_path / "sweep").rglob("failure.json"))
+
+
+WORKER = """
+import os, sys, time
+from types import SimpleNamespace
+from unittest.mock import patch
+from spectral_ft import entry
+parent, (file, launcher) = os.getpid(), sys.argv[1:]
+if os.fork():
+    time.sleep(60)
+config = SimpleNamespace(launcher=SimpleNamespace(_target_=launcher))
+with patch.object(entry.HydraConfig, "get", lambda: config):
+    watched = entry._ends_with(parent)
+try:
+    open(file + ".ready", "w").close()
+    time.sleep(1.5)
+    end = "went on"
+except KeyboardInterrupt as stop:
+    end = f"{type(stop).__name__} {stop.number}"
+with open(file + ".end", "w") as written:
+    written.write(end)
+"""
+"""A process with a child, which is a worker of its sweep; both wait."""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "end"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", f"Interrupted {signal.SIGTERM}"),
+        ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "went on"),
+    ],
+)
+def test_a_worker_of_joblib_ends_with_its_killed_parent(launcher: str, end: str, tmp_path: Path) -> None:
+    file = tmp_path / "worker"
+    parent = subprocess.Popen([sys.executable, "-c", WORKER, str(file), launcher], cwd=REPOSITORY)
+    wait_for(lambda: file.with_suffix(".ready").exists(), seconds=100)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: file.with_suffix(".end").exists() and file.with_suffix(".end").read_text(), seconds=20)
+    assert file.with_suffix(".end").read_text() == end
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_the_trainings_of_a_joblib_sweep_end_with_its_parent_and_leave_checkpoints(number: int, tmp_path: Path) -> None:
+    needs("joblib")
+    given = [*GRID, "hydra/launcher=joblib", *FEW["joblib"], "training.max_steps=2000", "training.save_steps=2000"]
+    parent = call(tmp_path, *given)
+    jobs = tmp_path / "sweep"
+    wait_for(lambda: len(list(jobs.glob("*/train.jsonl"))) == 2, seconds=400)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.send_signal(number)
+    parent.wait(120)
+    _, alive = psutil.wait_procs(workers, timeout=120)
+    try:
+        assert not alive
+        assert len(list(jobs.glob("*/checkpoints/*/complete.json"))) == 2
+        assert not list(jobs.glob("*/result.json"))
+    finally:
+        for process in alive:
+            process.kill()
 
 
 def stamps(folder: Path) -> dict[Path, int]:

@@ -23,6 +23,8 @@ Alpha = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ROUNDING = 1e-9
 """0.7 of 90 is 62.99999999999999 in floating point, and 63."""
+SHOWN_REASONS = 3
+"""Reasons for nulls in one line of the log."""
 Block = Annotated[int, Field(ge=0)]
 
 
@@ -109,14 +111,17 @@ def ranked(spectra: Sequence[MatrixSpectrum], *, column: str, scope: Scope) -> d
             f"({example.matrix.name}: {example.reasons.get(column, 'no reason given')}), so nothing can be selected."
         )
     if null := [spectrum for spectrum in spectra if spectrum.columns[column] is None]:
-        reasons = Counter(spectrum.reasons.get(column, "no reason given") for spectrum in null)
+        reasons = Counter(spectrum.reasons.get(column, "no reason given") for spectrum in null).most_common()
+        shown = [f"{count} of them: {reason}" for reason, count in reasons[:SHOWN_REASONS]]
+        if others := sum(count for _, count in reasons[SHOWN_REASONS:]):
+            shown.append(f"{others} of them: other reasons, which the report has")
         log.warning(
-            "%d of %d matrices stay frozen, since rank_policy.column=%s is null for them: %s (%s)",
+            "%d of %d matrices stay frozen, since rank_policy.column=%s is null for them (%s). %s",
             len(null),
             len(spectra),
             column,
-            "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
             ", ".join(sorted({spectrum.matrix.type for spectrum in null})),
+            "; ".join(shown),
         )
     return {key: sorted(members, key=lambda member: (-member[0], member[1])) for key, members in scopes.items()}
 

@@ -140,15 +140,16 @@ class OnceAsked(CachingLM):
 def _is_whole(file: Path) -> bool:
     try:
         with closing(sqlite3.connect(file)) as connection:
-            if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            if connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
                 return False
             for key, value in connection.execute("SELECT key, value FROM unnamed"):
-                if key.startswith(BATCH_SIZE) or SHA_256.fullmatch(key.removesuffix(ENDED)):
-                    _decoded(value)
-                else:
+                if not (isinstance(key, str) and isinstance(value, str)):
                     return False
+                if not (key.startswith(BATCH_SIZE) or SHA_256.fullmatch(key.removesuffix(ENDED))):
+                    return False
+                _decoded(value)
             return True
-    except (sqlite3.DatabaseError, ValueError, AttributeError):
+    except (sqlite3.DatabaseError, ValueError):
         return False
 
 

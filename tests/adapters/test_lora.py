@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from spectral_ft.adapters.lora import add_lora, lora_config, set_directions
+from spectral_ft.adapters.lora import add_lora, lora_config, obstacles, set_directions
 from spectral_ft.errors import PlanError
 from spectral_ft.types import AllocationPlan, MatrixAllocation
 from tests.methods.small_bases import batch_for, frozen, logits, lora, mixed, moved, planned, seen, trained, untouched
@@ -186,6 +187,37 @@ def test_a_matrix_of_a_stack_of_experts_is_refused_by_name(chosen: str) -> None:
     )
     with pytest.raises(PlanError, match=r"model\.layers\.0\.mlp\.experts\.down_proj\.0"):
         add_lora(model, lora().plan(allocations, seen_as))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt2", "bert"])
+def test_stock_peft_adapts_what_has_no_obstacle_and_not_what_has_one(model_type: str) -> None:
+    names = [m.name for m in seen(frozen(model_type)).matrices]
+    reasons = obstacles(frozen(model_type), names)
+    free = [name for name in names if name not in reasons]
+    assert adapted_by_peft(model_type, free) == set(free)
+    first_of_each_reason = {reason: name for name, reason in reversed(reasons.items())}
+    assert bool(reasons) == ("_moe" in model_type or model_type == "mixtral")
+    for name in first_of_each_reason.values():
+        assert adapted_by_peft(model_type, [name]) != {name}
+
+
+def adapted_by_peft(model_type: str, names: list[str]) -> set[str]:
+    """The linear modules that stock PEFT adapts; nothing if it refuses."""
+    try:
+        model = get_peft_model(frozen(model_type), LoraConfig(r=2, target_modules=names))
+    except ValueError:
+        return set()
+    modules = model.get_base_model().named_modules()
+    return {name for name, module in modules if isinstance(module, Linear)}
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "falcon"])
+def test_a_matrix_that_can_be_trained_as_a_whole_is_a_weight_of_its_own(model_type: str) -> None:
+    model = frozen(model_type)
+    names = [m.name for m in seen(model).matrices]
+    weights = {name.removesuffix(".weight") for name, _ in model.named_parameters() if name.endswith(".weight")}
+    assert set(names) - set(obstacles(model, names, whole=True)) == set(names) & weights
+    assert bool(set(names) - weights) == (model_type != "falcon")
 
 
 def test_directions_are_the_rows_of_a() -> None:

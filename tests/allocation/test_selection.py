@@ -363,3 +363,41 @@ def test_a_constant_report_gives_ranks_that_differ_by_one_at_most(name, target):
         found = fitted(found, units(found, shapes, {m.name: Cost(a=96, b=64) for m in shapes}), target)
     ranks = [a.rank for a in found if a.rank]
     assert max(ranks) - min(ranks) <= (target is not None)
+
+
+def with_nulls(reasons):
+    """Six matrices, some of them without a value in any column, for a reason by block."""
+    values = {"snr": 2.0, "alpha_hill": 3.0, "num_spikes": 1.0, "gradient": 0.5, "input_rank": 3.0}
+    spectra = []
+    for block in range(6):
+        nulls = dict.fromkeys(values, reasons[block]) if block in reasons else {}
+        columns = values | dict.fromkeys(nulls)
+        spectra.append(MatrixSpectrum(matrix(f"{block}.q", SHAPES["q"]), None, columns, nulls))
+    return SpectralReport("by hand", "", {}, tuple(spectra))
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if POLICIES[name].reads])
+@pytest.mark.parametrize("reasons", [{4: "flat"}, {1: "flat", 2: "too small", 5: "flat"}])
+def test_matrices_whose_column_is_null_stay_frozen_and_are_counted_with_their_reasons(name, reasons, caplog):
+    policy = POLICIES[name]
+    allocations = policy.allocate(with_nulls(reasons))
+    assert all(allocations[block].rank == 0 for block in reasons)
+    assert len(caplog.messages) == len(policy.reads)
+    for column in policy.reads:
+        (line,) = [each for each in caplog.messages if f"={column} " in each]
+        assert line.startswith(f"{len(reasons)} of 6 matrices ")
+        for reason in set(reasons.values()):
+            assert f"{list(reasons.values()).count(reason)} of them: {reason}" in line
+
+
+def test_of_many_reasons_the_most_common_are_said_and_the_others_counted(caplog):
+    reasons = dict(enumerate(["a", "a", "b", "c", "d"]))
+    top(with_nulls(reasons).matrices, column="snr", fraction=1.0, scope="global")
+    (line,) = caplog.messages
+    assert "2 of them: a; 1 of them: b; 1 of them: c; 1 of them: other reasons" in line
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_where_nothing_is_null_nothing_is_said(name, caplog):
+    POLICIES[name].allocate(with_nulls({}))
+    assert not caplog.messages

@@ -25,6 +25,7 @@ from spectral_ft.stages.reading import what_plans_read
 from spectral_ft.storage import read_json, write_json
 from spectral_ft.types import AllocationPlan, Probe, SpectralReport
 from tests.models.small_checkpoints import save_bert
+from tests.models.tiny_models import model_of
 from tests.test_compose import built
 
 UNIFORM = 116_736
@@ -268,6 +269,44 @@ def test_a_control_costs_exactly_what_its_policy_costs(control: str, of: str) ->
 def test_a_control_matched_with_its_policy_keeps_its_ranks(control: str) -> None:
     free = made(f"rank_policy={control}", "rank_policy.of=ht_sr")
     assert matched(free, "rank_policy=ht_sr").plan == free.plan
+
+
+# ---- what cannot be adapted
+
+
+def experts(folder: Path, kind: str) -> tuple[str, ...]:
+    model_of(kind).save_pretrained(folder)
+    return "model=hf", f"model.path={folder}", "dataset.max_length=16", "rank_policy.rank=2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out", "parts"),
+    [
+        ("qwen2_moe", 20, ("6 gate_proj", "6 up_proj", "6 down_proj", "2 gate ", "one parameter", "TopKRouter")),
+        ("mixtral", 20, ("6 w1", "6 w2", "6 w3", "2 gate ", "one parameter", "TopKRouter")),
+        ("gpt2", 0, ()),
+    ],
+)
+def test_what_is_left_out_is_counted_by_type_and_reason(
+    kind: str, left_out: int, parts: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="spectral_ft")
+    found = made.__wrapped__(*experts(tmp_path, kind))
+    caplog.clear()
+    plan = plan_allocation(found.experiment.parts, found.base, found.report, None, folder=tmp_path)
+    lines = [line for line in caplog.messages if line.startswith("left out ")]
+    assert not [a.name for a in plan.adapted if "experts." in a.name or a.name.endswith("mlp.gate")]
+    assert len(lines) == bool(left_out)
+    for line in lines:
+        assert f"left out {left_out} of {len(found.base.matrices)} matrices" in line and "method=lora" in line
+        assert all(part in line for part in parts)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral"])
+def test_a_policy_that_names_only_what_cannot_be_adapted_is_refused(kind: str, tmp_path: Path) -> None:
+    named = "w1" if kind == "mixtral" else "gate"
+    with pytest.raises(PlanError, match=rf"rank_policy\.target_modules=.*{named}"):
+        made.__wrapped__(*experts(tmp_path, kind), f"rank_policy.target_modules=[{named}]")
 
 
 # ---- the file

@@ -18,6 +18,7 @@ from spectral_ft.errors import ConfigError, DataError, Interrupted
 from spectral_ft.methods.seam import Adapted
 from spectral_ft.training.arguments import trainer_arguments
 from spectral_ft.training.checkpoints import Origin, last_checkpoint, seconds_of
+from spectral_ft.training.interruption import SIGNALS
 from spectral_ft.training.settings import RELIED_ON, TrainingSettings
 from spectral_ft.training.train import TrainingDiverged, optimizer_steps, seed_everything, train
 from spectral_ft.types import FILL, MatrixAllocation, TrainOutcome
@@ -659,20 +660,36 @@ class Asks(Log):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGHUP as in a terminal, also where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_leaves_a_checkpoint_and_the_same_weights_after_it(number: int, tmp_path: Path) -> None:
     whole, cut, again = (adapt("lora", frozen("llama"), BASE) for _ in range(3))
     run(whole, tmp_path / "whole", max_steps=6, save_steps=100)
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(Interrupted, match=r"stopped after step 4 of 6, and checkpoint-4 is written: the same") as stop:
         run(cut, tmp_path / "cut", Asks(3, number), max_steps=6, save_steps=100)
     assert stop.value.number == number
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(each) for each in SIGNALS] == before
     assert not (tmp_path / "cut" / "adapter").exists()
     resume = last_checkpoint(tmp_path / "cut" / "checkpoints", ORIGIN)
     run(again, tmp_path / "cut", resume=resume, max_steps=6, save_steps=100)
     for name, parameter in trained(whole.model).items():
         assert torch.equal(trained(again.model)[name], parameter)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_closed_terminal_does_not_stop_what_runs_under_nohup(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    found = run(adapt("lora", frozen("llama"), BASE), tmp_path, Asks(2, signal.SIGHUP), max_steps=4)
+    assert found.steps == 4 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("after", ["the last step", "patience"])
