@@ -107,6 +107,50 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "is damaged: what it held is asked again" in caplog.text
 
 
+def other_key(file: Path) -> None:
+    """A digit of a key in the table or in its index, as a flipped bit changes it."""
+    content = file.read_bytes()
+    with closing(sqlite3.connect(file)) as connection:
+        ((key,),) = connection.execute("SELECT key FROM unnamed LIMIT 1")
+    other = ("0" if key[0] != "0" else "1") + key[1:]
+    file.write_bytes(content.replace(key.encode(), other.encode(), 1))
+
+
+def other_index(file: Path) -> None:
+    """The other one of the two places that hold a key."""
+    content = file.read_bytes()
+    with closing(sqlite3.connect(file)) as connection:
+        ((key,),) = connection.execute("SELECT key FROM unnamed LIMIT 1")
+    start, end = content.rsplit(key.encode(), 1)
+    file.write_bytes(start + key[:-1].encode() + b"g" + end)
+
+
+def bytes_for_text(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE unnamed SET value = CAST(value AS BLOB)")
+        connection.commit()
+
+
+def number_for_text(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE unnamed SET value = 3.5")
+        connection.commit()
+
+
+@pytest.mark.parametrize("damage", [other_key, other_index, bytes_for_text, number_for_text])
+def test_no_answer_is_lost_without_a_word(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "answers.sqlite"
+    answers = Responses(file, task="sums")
+    answers.add_partial("loglikelihood", ("a", "b"), (-0.25, True))
+    answers.close(finished=False)
+    Responses(file, task="sums").close(finished=False)
+    assert not caplog.messages
+    damage(file)
+    again = Responses(file, task="sums")
+    assert "is damaged: what it held is asked again" in caplog.text and not list(again.dbdict)
+    again.close(finished=False)
+
+
 def test_nothing_in_the_file_is_pickled(tmp_path: Path) -> None:
     file = tmp_path / "answers.sqlite"
     answers = Responses(file, task="sums")
