@@ -99,6 +99,7 @@ def test_a_plan_leaves_its_file_and_its_figure_and_says_what_it_costs(planned: P
     assert {path.name for path in found.folder.iterdir()} == {
         ".lock",
         "figures",
+        "manifest.json",
         "plan.json",
         "run.json",
         "spectrum.parquet",
@@ -130,7 +131,7 @@ def test_the_map_has_the_rank_of_every_matrix(planned: Plan) -> None:
 def test_without_figures_none_is_drawn(planned: Plan) -> None:
     found = planned("figures=false")
     assert found.called.code == 0
-    assert {path.name for path in found.folder.iterdir()} == {".lock", "plan.json", "run.json"}
+    assert {path.name for path in found.folder.iterdir()} == {".lock", "manifest.json", "plan.json", "run.json"}
 
 
 def test_a_second_call_says_the_same(planned: Plan) -> None:
