@@ -31,7 +31,7 @@ def job(config: "DictConfig") -> None:
     from spectral_ft.stages.base import base_model
     from spectral_ft.stages.planning import estimated_step, other_plan
     from spectral_ft.stages.probe import is_asked
-    from spectral_ft.stages.reading import reads_weights, what_plans_read
+    from spectral_ft.stages.reading import check_weights, reads_weights, what_plans_read
     from spectral_ft.stages.training import check_data, check_examples
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -43,6 +43,8 @@ def job(config: "DictConfig") -> None:
         wanted = all_parts(experiment.parts, *([rival] if rival else []))
         checkpoint = experiment.model.locate(weights=False)
         if reads_weights(wanted):
+            if experiment.model.path is not None:
+                check_weights(checkpoint, wanted)
             if is_asked(wanted):
                 check_data(experiment, checkpoint)
                 check_examples(experiment, checkpoint, folder)

@@ -40,7 +40,7 @@ OPTIONS = {
     "a misspelt option": (["training.learning_rte=1"], ["training.learning_rte", "training.learning_rate"]),
     "a misspelt group": (["modell=tiny"], ["modell", "Did you mean model"]),
     "an option of another policy": (["rank_policy.top_fraction=0.5"], ["rank_policy.top_fraction", "has rank"]),
-    "a new root option": (["+sede=1"], ["sede", "Did you mean seed?"]),
+    "a new root option": (["+sede=1"], ["sede", "Did you mean seed"]),
     "a new option of a group": (["+training.foo=1"], ["training.foo", "is no option"]),
     "a fraction above one": (["rank_policy=snr_top", "rank_policy.top_fraction=1.5"], ["top_fraction=1.5", "1"]),
     "a fraction of zero": (["rank_policy=snr_top", "rank_policy.top_fraction=0.0"], ["top_fraction=0.0", "0"]),
@@ -188,7 +188,7 @@ def test_a_truncated_checkpoint(command: Command, checkpoint_copy: Path) -> None
 
 
 def test_an_unreachable_hub(command: Command) -> None:
-    refused(command("model=gpt2"), "openai-community/gpt2", "cannot be reached", "model.path=FOLDER")
+    refused(command("model=gpt2"), "openai-community/gpt2", "not in the local cache", "model.path=FOLDER")
 
 
 def test_a_gated_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_a_control_draws_by_the_run_s_seed_unless_it_has_its_own() -> None:
         ("lora/uniform rank_policy.rank=0", r"rank_policy\.rank=0: input should be greater than or equal to 1"),
         ("lora rank=32", r"rank is no option"),
         ("lora rank_policy=unifrm", r"rank_policy=unifrm does not exist\. Did you mean uniform\?"),
-        ("lora uniform", r"override 'uniform'"),
+        ("lora uniform", r"uniform is no option: write OPTION=VALUE"),
         ("prefix/uniform", r"method=prefix gives no matrix a rank, .* rank_policy=uniform"),
         ("lora/none", r"method=lora needs to know .* rank_policy=none chooses none"),
         ("eva/snr_top", r"method=eva starts from .* rank_policy=snr_top"),

@@ -414,7 +414,7 @@ def test_an_adapter_needs_an_alpha(edited: Edited) -> None:
 def test_a_group_under_a_method_that_cannot_share(planned: Plan) -> None:
     first = planned("method=dora")
     edit(first.folder, grouped(Q, NEXT_Q))
-    sentence = planned("method=dora").sentence
+    sentence = planned("method=dora", "planning.edited=true").sentence
     assert "dora" in sentence and "group" in sentence
 
 
@@ -426,7 +426,7 @@ def test_run_takes_the_plan_that_lies_there(planned: Plan) -> None:
     first = planned(*options)
     chosen = next(a.name for a in first.plan.adapted)
     edit(first.folder, with_fields(chosen, rank=3))
-    done = planned(*options, entry=run.main)
+    done = planned(*options, "planning.edited=true", entry=run.main)
     assert done.called.code == 0, done.called.err
     record = storage.read_json(done.folder / "result.json", RunResult)
     assert ranks(done.plan) == ranks(first.plan) | {chosen: 3}

@@ -153,7 +153,7 @@ def test_a_sweep_is_told_of_its_own_jobs_whatever_others_write_meanwhile(
     def another() -> None:
         known = json.loads(path.read_text())
         other = {"run_id": "other", "overrides": ["method=dora"], "arm": None, "seed": 0}
-        path.write_text(json.dumps({**known, "jobs": [*known["jobs"], other]}))
+        write_json(path, {**known, "jobs": [*known["jobs"], other]}, home=path.parent)
 
     fake({}, watch=another)
     assert command(*SWEEP).code == 0

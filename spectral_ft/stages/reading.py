@@ -37,12 +37,7 @@ def what_plans_read(
     """
     read = columns_read(parts)
     if not checkpoint.has_weights:
-        if reads_weights(parts):
-            asked = sorted(read) or ["gradient sketches"]
-            raise CheckpointError(
-                f"{checkpoint.folder} holds config.json and no weights, and the plan needs {', '.join(asked)} of them: "
-                "give the whole checkpoint, or a policy that needs shapes only (uniform, depth)."
-            )
+        check_weights(checkpoint, parts)
         return report_without_weights(experiment, checkpoint), None
     if read - set(PROBE_COLUMNS):
         report = sound_report(experiment.model.label, checkpoint, experiment.spectrum, folder)
@@ -52,6 +47,17 @@ def what_plans_read(
         experiment, checkpoint, report, parts=parts, folder=folder, held=held or HeldBase(experiment, checkpoint)
     )
     return joined(report, found), found
+
+
+def check_weights(checkpoint: Checkpoint, parts: Sequence[PlanParts]) -> None:
+    """Check that a checkpoint on this disk has weights, if plans read them."""
+    if checkpoint.has_weights or not reads_weights(parts):
+        return
+    needed = sorted(columns_read(parts)) or ["gradient sketches"]
+    raise CheckpointError(
+        f"{checkpoint.folder} holds config.json and no weights, and the plan needs {', '.join(needed)} of them: "
+        "give the whole checkpoint, or a policy that needs shapes only (uniform, depth)."
+    )
 
 
 def check_description(experiment: Experiment, checkpoint: Checkpoint) -> None:

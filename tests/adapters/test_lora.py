@@ -185,7 +185,7 @@ def test_a_matrix_of_a_stack_of_experts_is_refused_by_name(chosen: str) -> None:
         MatrixAllocation(m.name, 2, 4.0) if chosen in m.name else MatrixAllocation(m.name, 0, 0.0)
         for m in seen_as.matrices
     )
-    with pytest.raises(PlanError, match=r"model\.layers\.0\.mlp\.experts\.down_proj\.0"):
+    with pytest.raises(PlanError, match=r"model\.layers\.0\.mlp\.experts\.0\.w1"):
         add_lora(model, lora().plan(allocations, seen_as))
 
 

@@ -41,10 +41,14 @@ def test_an_adapter_made_elsewhere_has_no_origin(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    write_origin(tmp_path, model="tiny", fingerprint=HERE, plan=PLAN)
-    edit_json(tmp_path / FILE, fingerprint=None)
+    folder = tmp_path / "adapter"
+    write_origin(folder, model="tiny", fingerprint=HERE, plan=PLAN)
+    edit_json(folder / FILE, fingerprint=None)
+    with pytest.raises(RunError, match=rf"{FILE} is damaged or was edited: manifest"):
+        check_origin(folder, model="tiny", fingerprint=HERE)
+    (tmp_path / "manifest.json").unlink()  # as an earlier version left it
     with pytest.raises(RunError, match=rf"{FILE} is damaged or was edited: fingerprint"):
-        check_origin(tmp_path, model="tiny", fingerprint=HERE)
-    (tmp_path / FILE).write_text("{")
+        check_origin(folder, model="tiny", fingerprint=HERE)
+    (folder / FILE).write_text("{")
     with pytest.raises(RunError, match=rf"{FILE} is damaged or was edited: the file"):
-        check_origin(tmp_path, model="tiny", fingerprint=HERE)
+        check_origin(folder, model="tiny", fingerprint=HERE)

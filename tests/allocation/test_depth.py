@@ -1,5 +1,7 @@
 """Oracle: a line through two typed ranks."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,9 +63,11 @@ def test_ends_exchanged_mirror_the_line(count, first, last):
     assert all(abs(one - other) <= 1 for one, other in zip(up, reversed(down), strict=True))
 
 
-def test_a_rank_above_a_side_is_refused():
-    with pytest.raises(PlanError, match=r"rank=65 is above the smaller side of model\.layers\.1\.q"):
-        ranks(range(2), last_rank=65)
+def test_a_rank_above_a_side_leaves_the_matrix_out_unless_all_are_below(caplog):
+    caplog.set_level(logging.INFO, "spectral_ft")
+    assert ranks(range(2), last_rank=65)[-1] == 0 and "1 matrices stay frozen" in caplog.text
+    with pytest.raises(PlanError, match=r"above the smaller side of model\.layers\.0\.q"):
+        ranks(range(2), first_rank=65, last_rank=65)
 
 
 @pytest.mark.parametrize("wrong", [{"first_rank": 0}, {"last_rank": 4.5}, {"alpha_factor": 0.0}, {"column": "snr"}])

@@ -33,6 +33,7 @@ OTHERS = {
 
 
 def embedded(implementation: str = "sdpa", **options: Any) -> PreTrainedModel:
+    options = {"dtype": torch.float32} | options  # the files' 16 bits hide what is compared here
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED, attn_implementation=implementation, **options)
     assert model.config._attn_implementation == implementation
     return model  # type: ignore[no-any-return]

@@ -278,7 +278,16 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_or_is_refused(lla
     assert tokenizer.pad_token == tokenizer.eos_token == config["eos_token"]
     del config["eos_token"]
     file.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"neither a padding nor an end token, .* tokenizer_config\.json"):
+    assert load_tokenizer(folder, trust_remote_code=False).eos_token == tokenizer.eos_token  # as its files use it
+    nothing = {
+        "tokenizer.json": "post_processor",
+        "config.json": "eos_token_id",
+        "generation_config.json": "eos_token_id",
+    }
+    for name, key in nothing.items():
+        if (folder / name).exists():
+            (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | {key: None}))
+    with pytest.raises(CheckpointError, match=r"names no end token.* tokenizer_config\.json"):
         load_tokenizer(folder, trust_remote_code=False)
 
 

@@ -158,7 +158,7 @@ def test_the_command_scores_both_and_draws_the_curve(
     compressed: Compress, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compression, "SHARES", (0.5,))
-    options = ("model=tiny", "benchmark.limit=1", "dataset.limit=60", "probe.batches=2", "curve=true")
+    options = ("model=tiny", "benchmark.limit=2", "dataset.limit=60", "probe.batches=2", "curve=true")
     called = compressed(
         f"adapter={folders / 'lora'}", "budget=params", "budget.value=8000", "weighting=fisher", *options
     )

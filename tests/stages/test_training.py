@@ -296,6 +296,7 @@ def test_all_that_a_training_loads_is_known_by_its_sources_or_does_not_compute()
     """What is loaded beside composes, reads and writes files, or counts; a room that is added must be thought of."""
     beside = {"experiment", "errors", "fingerprint", "machine", "storage", "processes", "bfloat16", "hub", "identity"}
     beside |= {"configuration", "run_folder", "tracking", "reporting", "evaluation", "schema", "wandb_records"}
+    beside |= {"spelling"}
     code = (
         "import sys\nimport spectral_ft.stages.training, spectral_ft.training.train, spectral_ft.adapters.resize\n"
         "print(' '.join({name.split('.')[1] for name in sys.modules if name.startswith('spectral_ft.')}))"

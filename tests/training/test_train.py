@@ -662,10 +662,11 @@ class Asks(Log):
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """SIGHUP as in a terminal, also where the tests run under `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Signals as in a terminal, also if the tests run under `nohup` or in the background of a script."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("terminal")
