@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_ft.errors import DataError, OutOfMemory
+from spectral_ft.errors import CheckpointError, DataError, OutOfMemory
 from spectral_ft.experiment import Experiment, Scheduled, all_parts
 from spectral_ft.fingerprint import path_fingerprint, text_fingerprint
 from spectral_ft.machine import git_commit, package_versions
@@ -142,6 +142,7 @@ def train_adapter(
     with _memory_explained(experiment, plan, base, probe), lender.lent() as model:
         origin = replace(origin, on_cpu=on_cpu(model))
         check_base(resume, origin)
+        _check_forward(experiment, model, rows)
         together = rows_at_a_time(
             model, length=experiment.dataset.max_length, micro_batch_size=settings.micro_batch_size
         )
@@ -256,6 +257,26 @@ def _batching(experiment: Experiment, rows: Tokenised, model: Any) -> tuple[Any,
     if process_count() > 1 and experiment.model.kind == "causal_lm":  # the others' loss is a mean over a micro batch
         return collate, Filled(order, multiple=settings.micro_batch_size * process_count())
     return collate, order
+
+
+def _check_forward(experiment: Experiment, model: Any, rows: Tokenised) -> None:
+    # A model whose config.json contradicts itself can load all the same; it fails here, before anything is trained.
+    import torch
+
+    from spectral_ft.models.device import is_out_of_memory
+
+    batch = {name: value.to(model.device) for name, value in rows.collate([rows.training[0]]).items()}
+    try:
+        with torch.no_grad():
+            model(**batch)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"the forward pass of {experiment.model.label} fails in transformers, before anything is adapted "
+            f"({str(error).splitlines()[0]}): the sizes in its config.json do not fit together. Correct them, or take "
+            "another model."
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from spectral_ft import run
-from spectral_ft.errors import DataError, OutOfMemory, PlanError, RunError
+from spectral_ft.errors import CheckpointError, DataError, OutOfMemory, PlanError, RunError
 from spectral_ft.stages import examples, training
 from spectral_ft.stages.allocation import plan_of
 from spectral_ft.stages.base import base_model
@@ -97,6 +97,19 @@ def test_a_matrix_of_multiplier_zero_is_not_trained(tmp_path: Path) -> None:
     assert moved == {a.name for a in plan.adapted if a.lr_multiplier} and len(moved) == 12
     assert outcome is not None
     assert outcome.trainable_parameters == plan.trainable_parameters < plan.adapter_parameters
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("size 4 must match size 32"), IndexError("index out of range")])
+def test_a_base_whose_forward_pass_fails_is_one_sentence(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: object, hidden: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(LlamaMLP, "forward", fails)
+    with pytest.raises(CheckpointError, match=rf"forward pass of tiny .*{fault}.* config\.json"):
+        trained(tmp_path)
+    assert not (tmp_path / "train.json").exists()
 
 
 # ---- activation checkpointing
