@@ -5,6 +5,7 @@
 The adapter has rank 64 on the 224 matrices of Llama-2-7B's shapes, random factors, in float32.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -104,14 +105,14 @@ def main() -> None:
         rows = {"spectral_ft": median("ours", folder)}
         has_peer = importlib.util.find_spec("gradience") is not None
         if has_peer:
-            rows["gradience 0.11.0"] = median("peers", folder)
+            rows[f"gradience {importlib.metadata.version('gradience')}"] = median("peers", folder)
         same = differences(Path(place)) if has_peer else {}
     lines = [
         "# Auditing an adapter",
         "",
         f"Rank {RANK} on {BLOCKS * len(SIDES)} matrices of Llama-2-7B's shapes, {size:.0f} MiB in float32, one thread, "
         f"medians of {REPEATS} runs. CPU seconds include reading the file; imports are not in "
-        "them. The machine was busy with other work, so the wall time says little.",
+        "them.",
         "",
         "| | CPU s | wall s | peak MiB |",
         "|---|---|---|---|",
